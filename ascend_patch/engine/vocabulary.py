@@ -101,12 +101,15 @@ class Register(Rewrite):
 
     `value` is a reference, resolved when the target's module has executed;
     with ``literal=True`` it is the text itself (for registries of dotted names).
+    `key` is text, or with ``key_by_reference=True`` a reference (for mappings
+    whose keys are enum members).
     """
 
     kind: ClassVar[str] = "register"
     key: str = ""
     value: str = ""
     literal: bool = False
+    key_by_reference: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +130,11 @@ class Wrap(Rewrite):
 
 @dataclass(frozen=True, slots=True)
 class Add(Rewrite):
-    """An attribute that must not exist yet. `by` is a reference to its value."""
+    """An attribute that must not exist yet. `by` is a reference to its value.
+
+    On a class it is the class's own namespace that must lack the name; an
+    inherited attribute is what is being overridden.
+    """
 
     kind: ClassVar[str] = "add"
     by: str = ""

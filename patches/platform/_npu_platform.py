@@ -1,0 +1,161 @@
+"""The platform class that stock vLLM asks about its device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from vllm.logger import init_logger
+from vllm.platforms.interface import Platform, PlatformEnum
+
+from ascend_patch import npu
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+logger = init_logger("vllm.ascend_patch.platform")
+
+# The fused attention operators page the KV cache in blocks of 128 tokens.
+KV_BLOCK_SIZE = 128
+
+
+class NPUPlatform(Platform):
+    """Ascend NPU, as an out-of-tree platform.
+
+    ``device_name`` must be ``"npu"``: `GroupCoordinator` builds a device string
+    from it for out-of-tree platforms.
+    """
+
+    _enum = PlatformEnum.OOT
+    device_name = "npu"
+    device_type = "npu"
+    dispatch_key = "PrivateUse1"
+    dist_backend = "hccl"
+    device_control_env_var = "ASCEND_RT_VISIBLE_DEVICES"
+    ray_device_key = "NPU"
+    ray_noset_device_env_vars: ClassVar[list[str]] = ["RAY_EXPERIMENTAL_NOSET_ASCEND_RT_VISIBLE_DEVICES"]
+    # Inductor generates Triton code, which does not exist for the NPU.
+    simple_compile_backend = "eager"
+    additional_env_vars: ClassVar[list[str]] = [
+        "VLLM_ASCEND_AUTOPATCH",
+        "VLLM_ASCEND_PATCH_DISABLE",
+        "VLLM_ASCEND_PATCH_ONLY",
+        "VLLM_ASCEND_PATCH_STRICT",
+        "ASCEND_PATCH_DEVICE",
+    ]
+
+    @classmethod
+    def get_device_name(cls, device_id: int = 0) -> str:
+        return npu.device_name(device_id)
+
+    @classmethod
+    def get_device_uuid(cls, device_id: int = 0) -> str:
+        return f"{npu.device_name(device_id)}-{cls.device_id_to_physical_device_id(device_id)}"
+
+    @classmethod
+    def get_device_total_memory(cls, device_id: int = 0) -> int:
+        return npu.total_memory(device_id)
+
+    @classmethod
+    def get_current_memory_usage(cls, device: torch.types.Device | None = None) -> float:
+        torch.npu.reset_peak_memory_stats(device)
+        return float(torch.npu.max_memory_allocated(device))
+
+    @classmethod
+    def num_compute_units(cls, device_id: int = 0) -> int:
+        return npu.vector_core_count(device_id)
+
+    @classmethod
+    def set_device(cls, device: torch.device) -> None:
+        torch.npu.set_device(device)
+
+    @classmethod
+    def manual_seed_all(cls, seed: int) -> None:
+        torch.npu.manual_seed_all(seed)
+
+    @classmethod
+    def inference_mode(cls) -> Any:
+        return torch.inference_mode(mode=True)
+
+    @classmethod
+    def check_if_supports_dtype(cls, dtype: torch.dtype) -> None:
+        if dtype == torch.bfloat16 and not npu.supports_bfloat16():
+            raise ValueError(
+                f"{npu.device_name()} has no bfloat16: start vLLM with --dtype float16 (dtype='float16' for LLM)."
+            )
+
+    @classmethod
+    def is_pin_memory_available(cls) -> bool:
+        return True
+
+    def is_sleep_mode_available(self) -> bool:
+        return False
+
+    def is_cumem_allocator_available(self) -> bool:
+        return False
+
+    @classmethod
+    def import_kernels(cls) -> None:
+        """vLLM's compiled kernels are CUDA; there is nothing to import."""
+
+    @classmethod
+    def import_ir_kernels(cls) -> None:
+        """Only the native implementations of vLLM's IR operators are ours to use."""
+
+    @classmethod
+    def opaque_attention_op(cls) -> bool:
+        return True
+
+    @classmethod
+    def support_hybrid_kv_cache(cls) -> bool:
+        return True
+
+    @classmethod
+    def support_static_graph_mode(cls) -> bool:
+        return False
+
+    @classmethod
+    def check_runner_kv_caches_multi_layer(cls) -> None:
+        """Several attention layers may share a layer index (draft models): nothing here forbids it."""
+
+    @classmethod
+    def get_punica_wrapper(cls) -> str:
+        return "vllm.lora.punica_wrapper.punica_cpu.PunicaWrapperCPU"
+
+    @classmethod
+    def get_attn_backend_cls(cls, selected_backend: Any, attn_selector_config: Any, num_heads: int | None = None) -> str:
+        from vllm.v1.attention.backends.registry import AttentionBackendEnum
+
+        if attn_selector_config.use_mla or attn_selector_config.use_sparse:
+            raise ValueError("ascend_patch has no MLA or sparse attention yet: DeepSeek-style models cannot run.")
+        if selected_backend not in (None, AttentionBackendEnum.CUSTOM):
+            raise ValueError(
+                f"Attention backend {selected_backend.name} needs CUDA; on an NPU leave --attention-backend out."
+            )
+        return AttentionBackendEnum.CUSTOM.get_path()
+
+    @classmethod
+    def apply_config_platform_defaults(cls, vllm_config: VllmConfig) -> None:
+        """Eager execution with every custom operator on.
+
+        Runs before vLLM derives its own defaults, which would otherwise pick
+        Inductor and switch the custom operators (our fused kernels) off.
+        """
+        from vllm.config import CompilationMode, CUDAGraphMode
+
+        compilation = vllm_config.compilation_config
+        compilation.mode = CompilationMode.NONE
+        compilation.cudagraph_mode = CUDAGraphMode.NONE
+
+    @classmethod
+    def check_and_update_config(cls, vllm_config: VllmConfig) -> None:
+        """Choose vLLM's own worker and the block size of the NPU's paged attention."""
+        parallel = vllm_config.parallel_config
+        if parallel.worker_cls == "auto":
+            parallel.worker_cls = "vllm.v1.worker.gpu_worker.Worker"
+        cache = vllm_config.cache_config
+        if cache is not None and cache.user_specified_block_size and cache.block_size % 16:
+            raise ValueError(
+                f"--block-size {cache.block_size} does not fit the NPU's paged attention, which wants a multiple of 16;"
+                f" leave it out to use {KV_BLOCK_SIZE}."
+            )

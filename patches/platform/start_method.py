@@ -1,0 +1,31 @@
+"""How vLLM starts its engine and worker processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from ascend_patch.engine.vocabulary import Patch, Variant, Wrap
+
+PATCH = Patch(
+    id="platform.start_method",
+    why="A forked child cannot use an NPU context, or torch's thread pools, of its parent; vLLM checks that for CUDA only.",
+    variants=(
+        Variant(
+            versions=">=0.32.0,<0.33",
+            rewrites=(Wrap("vllm.utils.system_utils:_maybe_force_spawn", by=":spawn_unless_told_otherwise"),),
+        ),
+    ),
+    upstream="vllm/utils/system_utils.py, _maybe_force_spawn",
+    unnecessary_when="_maybe_force_spawn asks the platform, or torch.accelerator, whether the device is in use.",
+)
+
+
+def spawn_unless_told_otherwise(original: Callable[[], None]) -> Callable[[], None]:
+    """Make ``spawn`` the default start method; a value that the user has set is left alone."""
+
+    def _maybe_force_spawn() -> None:
+        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+        original()
+
+    return _maybe_force_spawn
