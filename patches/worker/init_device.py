@@ -1,0 +1,26 @@
+"""The worker opens an NPU instead of refusing everything that is not CUDA."""
+
+from __future__ import annotations
+
+from ascend_patch.engine.vocabulary import Patch, Retarget, Variant
+
+PATCH = Patch(
+    id="worker.init_device",
+    why="Worker.init_device accepts the device type 'cuda' only and opens the device 'cuda:<index>'.",
+    required=True,
+    requires=("platform.npu",),
+    variants=(
+        Variant(
+            versions=">=0.32.0,<0.33",
+            rewrites=(
+                Retarget(
+                    "vllm.v1.worker.gpu_worker:Worker.init_device",
+                    strings={"cuda": "npu", "cuda:": "npu:"},
+                    sites=2,
+                ),
+            ),
+        ),
+    ),
+    upstream="vllm/v1/worker/gpu_worker.py, Worker.init_device",
+    unnecessary_when="Worker.init_device takes its device type from the platform; XPUWorker then needs no override either.",
+)

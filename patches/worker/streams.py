@@ -1,0 +1,27 @@
+"""Streams and events of the model runner live on the NPU."""
+
+from __future__ import annotations
+
+from ascend_patch.engine.vocabulary import Patch, Retarget, Variant
+
+_RUNNER = "vllm.v1.worker.gpu_model_runner"
+_TO_NPU = {"cuda": "npu"}
+
+PATCH = Patch(
+    id="worker.streams",
+    why="Async scheduling copies sampled tokens on a stream of its own, made with torch.cuda.Stream and torch.cuda.Event.",
+    required=True,
+    requires=("worker.init_device",),
+    variants=(
+        Variant(
+            versions=">=0.32.0,<0.33",
+            rewrites=(
+                Retarget(f"{_RUNNER}:AsyncGPUModelRunnerOutput.__init__", names=_TO_NPU, sites=1),
+                Retarget(f"{_RUNNER}:GPUModelRunner.__init__", names=_TO_NPU, sites=1),
+                Retarget(f"{_RUNNER}:GPUModelRunner._get_or_create_async_output_copy_stream", names=_TO_NPU, sites=1),
+            ),
+        ),
+    ),
+    upstream="vllm/v1/worker/gpu_model_runner.py",
+    unnecessary_when="The model runner uses torch.Stream and torch.Event, or the platform's.",
+)
