@@ -1,0 +1,266 @@
+"""The attention backend that vLLM's layers and model runner see.
+
+The KV cache of a layer is two planes, keys and values, each
+``[num_blocks, block_size, num_kv_heads * head_size]`` and contiguous: the
+layout "BnBsH" of CANN's fused inference attention.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from vllm.config import VllmConfig
+from vllm.utils.torch_utils import get_dtype_size
+from vllm.v1.attention.backend import (
+    AttentionBackend,
+    AttentionImpl,
+    AttentionMetadataBuilder,
+    AttentionType,
+    CommonAttentionMetadata,
+    MultipleOf,
+)
+from vllm.v1.kv_cache_interface import AttentionSpec
+from vllm.v1.kv_cache_layout import KVCacheLayout
+
+from ascend_patch import npu
+
+_PREFERRED_BLOCK_SIZE = 128
+
+
+class AscendAttentionBackend(AttentionBackend):
+    """Decoder attention on the NPU: prefill, chunked prefill, mixed batches and decode in one operator."""
+
+    supported_dtypes: ClassVar[list[torch.dtype]] = [torch.bfloat16, torch.float16, torch.float32]
+    supported_kv_cache_dtypes: ClassVar[list[Any]] = ["auto", "float16", "bfloat16"]
+    forward_includes_kv_cache_update = True
+
+    @staticmethod
+    def get_name() -> str:
+        return "CUSTOM"
+
+    @staticmethod
+    def get_impl_cls() -> type[AscendAttentionImpl]:
+        return AscendAttentionImpl
+
+    @staticmethod
+    def get_builder_cls() -> type[AscendMetadataBuilder]:
+        return AscendMetadataBuilder
+
+    @staticmethod
+    def get_supported_kernel_block_sizes(kv_cache_spec: Any = None) -> list[int | MultipleOf]:
+        return [MultipleOf(_PREFERRED_BLOCK_SIZE)]
+
+    @classmethod
+    def get_preferred_block_size(cls, default_block_size: int) -> int:
+        return _PREFERRED_BLOCK_SIZE
+
+    @classmethod
+    def supports_sliding_window(cls) -> bool:
+        return True
+
+    @classmethod
+    def supports_attn_type(cls, attn_type: str) -> bool:
+        return attn_type == AttentionType.DECODER
+
+    @classmethod
+    def customize_spec(cls, spec: AttentionSpec) -> AttentionSpec:
+        """Store keys and values as two planes instead of interleaving them per head."""
+        if spec.state_content_bytes is not None:
+            return spec
+        if spec.head_size != spec.head_size_v:
+            raise ValueError(
+                f"ascend_patch's attention wants keys and values of one head size, not {spec.head_size} and"
+                f" {spec.head_size_v}."
+            )
+        plane_bytes = spec.num_kv_heads * spec.head_size * get_dtype_size(spec.dtype)
+        return replace(spec, num_head_slots=2, state_content_bytes=plane_bytes)
+
+    @classmethod
+    def supported_kv_cache_layouts(cls) -> tuple[KVCacheLayout, ...]:
+        # Only with the plane index outside the block index is each plane contiguous.
+        return (KVCacheLayout.LHBNC,)
+
+
+@dataclass(slots=True)
+class AscendAttentionMetadata:
+    """One batch, as the fused operators want it.
+
+    Attributes:
+        num_actual_tokens: tokens of the batch without padding.
+        query_ends: cumulative query lengths, one per request, on the host.
+        kv_lens: context length of each request including this step, on the host.
+        block_table: ``[num_requests, max_blocks]`` int32.
+        slot_mapping: ``[num_tokens]``, the cache slot of each new token.
+        gather_slots: ``[sum(kv_lens)]`` int64, the cache slot of every token of every
+            context, for operators that cannot follow a block table; filled on first use.
+        kv_ends: cumulative `kv_lens`; goes with `gather_slots`.
+    """
+
+    num_actual_tokens: int
+    query_ends: list[int]
+    kv_lens: list[int]
+    block_table: torch.Tensor
+    slot_mapping: torch.Tensor
+    block_size: int
+    causal: bool
+    gather_slots: torch.Tensor | None = None
+    kv_ends: list[int] | None = None
+
+    def gathered(self) -> tuple[torch.Tensor, list[int]]:
+        """`gather_slots` and `kv_ends`, computed once per batch from the block table."""
+        if self.gather_slots is None or self.kv_ends is None:
+            self.gather_slots, self.kv_ends = npu.context_slots(self.block_table, self.kv_lens, self.block_size)
+        return self.gather_slots, self.kv_ends
+
+
+class AscendMetadataBuilder(AttentionMetadataBuilder[AscendAttentionMetadata]):
+    def __init__(
+        self, kv_cache_spec: AttentionSpec, layer_names: list[str], vllm_config: VllmConfig, device: torch.device
+    ) -> None:
+        super().__init__(kv_cache_spec, layer_names, vllm_config, device)
+        speculative = vllm_config.speculative_config is not None
+        # With async scheduling the host does not know how many drafts were accepted.
+        self._host_lengths_are_exact = not (speculative and vllm_config.scheduler_config.async_scheduling)
+
+    def build(
+        self, common_prefix_len: int, common_attn_metadata: CommonAttentionMetadata, fast_build: bool = False
+    ) -> AscendAttentionMetadata:
+        """Take the lengths from the host copies: the fused operators want them there, and reading them costs no sync."""
+        common = common_attn_metadata
+        host_lens = common.seq_lens_cpu_upper_bound if self._host_lengths_are_exact else None
+        if host_lens is None:
+            host_lens = common.seq_lens.cpu()
+        return AscendAttentionMetadata(
+            num_actual_tokens=common.num_actual_tokens,
+            query_ends=common.query_start_loc_cpu[1 : common.num_reqs + 1].tolist(),
+            kv_lens=host_lens[: common.num_reqs].tolist(),
+            block_table=common.block_table_tensor,
+            slot_mapping=common.slot_mapping,
+            block_size=self.kv_cache_spec.block_size,
+            causal=bool(common.causal),
+        )
+
+
+class AscendAttentionImpl(AttentionImpl[AscendAttentionMetadata]):
+    """Attention of one layer.
+
+    Raises:
+        NotImplementedError: for ALiBi, logit soft-capping, attention sinks or anything but decoder attention.
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        head_size: int,
+        scale: float,
+        num_kv_heads: int | None = None,
+        alibi_slopes: list[float] | None = None,
+        sliding_window: int | None = None,
+        kv_cache_dtype: str = "auto",
+        logits_soft_cap: float | None = None,
+        attn_type: str = AttentionType.DECODER,
+        kv_sharing_target_layer_name: str | None = None,
+        sinks: torch.Tensor | None = None,
+    ) -> None:
+        for feature, present in (
+            ("ALiBi", alibi_slopes is not None),
+            ("logit soft-capping", bool(logits_soft_cap)),
+            ("attention sinks", sinks is not None),
+            (f"attention of type {attn_type}", attn_type != AttentionType.DECODER),
+        ):
+            if present:
+                raise NotImplementedError(
+                    f"This model uses {feature}, which ascend_patch's attention does not have yet;"
+                    " `ascend-patch show attention.paged` says what it covers."
+                )
+        self.num_heads = num_heads
+        self.head_size = head_size
+        self.scale = float(scale)
+        self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        self.kv_cache_dtype = kv_cache_dtype
+        self.window = sliding_window
+        self.shares_kv = kv_sharing_target_layer_name is not None
+        self._cache: torch.Tensor | None = None
+        self._keys = self._values = self._flat_keys = self._flat_values = torch.empty(0)
+        dtype = torch.get_default_dtype()
+        self._attend = self._attend_paged if npu.paged_attention_supports(dtype, head_size) else self._attend_gathered
+
+    def forward(
+        self,
+        layer: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        kv_cache: torch.Tensor,
+        attn_metadata: AscendAttentionMetadata | None,
+        output: torch.Tensor,
+        output_scale: torch.Tensor | None = None,
+        output_block_scale: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Write this step's keys and values, then attend.
+
+        Args:
+            query: ``[num_tokens, num_heads, head_size]``.
+            key: ``[num_tokens, num_kv_heads, head_size]``, as `value`.
+            kv_cache: ``[num_blocks, 2, block_size, num_kv_heads * head_size]``.
+            output: ``[num_tokens, num_heads, head_size]`` (or the same flattened); filled and returned.
+        """
+        if attn_metadata is None:  # profiling run: no cache yet
+            return output.zero_()
+        if kv_cache is not self._cache:
+            self._bind(kv_cache)
+        tokens = attn_metadata.num_actual_tokens
+        if tokens != query.shape[0]:
+            query, key, value = query[:tokens], key[:tokens], value[:tokens]
+        if not self.shares_kv:
+            npu.scatter_kv_cache(key, value, self._keys, self._values, attn_metadata.slot_mapping[:tokens])
+        attended = self._attend(query, attn_metadata)
+        output[:tokens].copy_(attended.view(output[:tokens].shape))
+        return output
+
+    def _bind(self, kv_cache: torch.Tensor) -> None:
+        keys, values = kv_cache[:, 0], kv_cache[:, 1]
+        if not keys.is_contiguous():
+            raise RuntimeError(
+                f"The KV cache of this layer is not two contiguous planes (shape {tuple(kv_cache.shape)}, strides"
+                f" {kv_cache.stride()}); ascend_patch asked vLLM for the layout LHBNC."
+            )
+        blocks, block_size = keys.shape[:2]
+        heads = (blocks, block_size, self.num_kv_heads, self.head_size)
+        self._cache = kv_cache
+        self._flat_keys, self._flat_values = keys, values
+        self._keys, self._values = keys.view(heads), values.view(heads)
+
+    def _attend_paged(self, query: torch.Tensor, batch: AscendAttentionMetadata) -> torch.Tensor:
+        return npu.paged_attention(
+            query,
+            self._flat_keys,
+            self._flat_values,
+            block_table=batch.block_table,
+            query_ends=batch.query_ends,
+            kv_lens=batch.kv_lens,
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_kv_heads,
+            scale=self.scale,
+            block_size=batch.block_size,
+            causal=batch.causal,
+            window=self.window,
+        )
+
+    def _attend_gathered(self, query: torch.Tensor, batch: AscendAttentionMetadata) -> torch.Tensor:
+        """For what the paged operator does not take (float32, other head sizes): bring each context together first."""
+        slots, kv_ends = batch.gathered()
+        shape = (-1, self.num_kv_heads, self.head_size)
+        return npu.varlen_attention(
+            query,
+            self._keys.view(shape).index_select(0, slots),
+            self._values.view(shape).index_select(0, slots),
+            query_ends=batch.query_ends,
+            kv_ends=kv_ends,
+            num_heads=self.num_heads,
+            scale=self.scale,
+            causal=batch.causal,
+            window=self.window,
+        )

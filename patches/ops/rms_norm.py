@@ -1,0 +1,45 @@
+"""RMSNorm, alone and fused with the residual addition."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ascend_patch import npu
+from ascend_patch.engine.vocabulary import Add, Patch, Variant
+
+_LAYERNORM = "vllm.model_executor.layers.layernorm"
+
+PATCH = Patch(
+    id="ops.rms_norm",
+    why="Without it a norm is six PyTorch operators; torch-npu has one, and one for the norm with its residual addition.",
+    traced=True,
+    requires=("platform.npu",),
+    variants=(
+        Variant(
+            versions=">=0.32.0,<0.33",
+            rewrites=(
+                Add(f"{_LAYERNORM}:RMSNorm.forward_oot", by=":rms_norm"),
+                Add(f"{_LAYERNORM}:GemmaRMSNorm.forward_oot", by=":gemma_rms_norm"),
+            ),
+        ),
+    ),
+    upstream="vllm/model_executor/custom_op.py: CustomOp.dispatch_forward picks forward_oot on an out-of-tree platform",
+    unnecessary_when="vllm.ir has a provider for torch-npu.",
+)
+
+
+def rms_norm(self: Any, x: Any, residual: Any = None) -> Any:
+    """``x * weight / rms(x)``; with `residual` the pair of the norm of ``x + residual`` and that sum."""
+    if self.variance_size_override is not None or not self.has_weight:
+        return self.forward_native(x, residual)
+    if residual is None:
+        return npu.rms_norm(x, self.weight, self.variance_epsilon)
+    return npu.add_rms_norm(x, residual, self.weight, self.variance_epsilon)
+
+
+def gemma_rms_norm(self: Any, x: Any, residual: Any = None) -> Any:
+    """Gemma's norm, whose weight is an offset from one."""
+    if residual is None:
+        return npu.gemma_rms_norm(x, self.weight, self.variance_epsilon)
+    summed = x + residual
+    return npu.gemma_rms_norm(summed, self.weight, self.variance_epsilon), summed

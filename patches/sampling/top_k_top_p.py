@@ -1,0 +1,37 @@
+"""Top-k and top-p filtering as one operator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ascend_patch import npu
+from ascend_patch.engine.vocabulary import Patch, Replace, Variant
+
+PATCH = Patch(
+    id="sampling.top_k_top_p",
+    why="Without Triton vLLM sorts the vocabulary, masks, and scatters back in ten operators; torch-npu has one.",
+    requires=("platform.npu",),
+    variants=(
+        Variant(
+            versions=">=0.32.0,<0.33",
+            rewrites=(
+                Replace("vllm.v1.sample.ops.topk_topp_sampler:apply_top_k_top_p", by=":apply_top_k_top_p"),
+            ),
+        ),
+    ),
+    upstream="vllm/v1/sample/ops/topk_topp_sampler.py, apply_top_k_top_p",
+    unnecessary_when="TopKTopPSampler lets an out-of-tree platform bring its own filter.",
+)
+
+
+def apply_top_k_top_p(logits: Any, k: Any, p: Any) -> Any:
+    """Set what top-k or top-p excludes to minus infinity.
+
+    Args:
+        logits: ``[num_requests, vocab_size]`` float32.
+        k: ``[num_requests]`` int32, or None for no top-k.
+        p: ``[num_requests]`` float32, or None for no top-p.
+    """
+    if k is None and p is None:
+        return logits
+    return npu.top_k_top_p(logits, k, p)
