@@ -48,6 +48,13 @@ class Cann(NamedTuple):
     source: str
 
 
+class DeviceDecision(NamedTuple):
+    """``npu``, ``host`` or None (the overlay stays inactive), and why."""
+
+    device: str | None
+    reason: str
+
+
 class BootstrapFile(NamedTuple):
     """A ``.pth`` or ``.start`` file that starts the overlay, and the site folder it is in."""
 
@@ -98,6 +105,27 @@ def device_nodes(dev: str = "/dev") -> list[str]:
 def has_npu_device(dev: str = "/dev") -> bool:
     """Whether this process can see an NPU device node."""
     return bool(device_nodes(dev))
+
+
+def decide_device(setting: str = "auto", dev: str = "/dev") -> DeviceDecision:
+    """What the overlay runs on, from ``ASCEND_PATCH_DEVICE`` (``auto``, ``npu`` or ``host``) and the device nodes.
+
+    The CPU is never chosen without being asked for: without an NPU the answer
+    to ``auto`` is None, and another vLLM on this machine is left alone.
+
+    Raises:
+        ValueError: the setting is none of the three.
+    """
+    if setting == "host":
+        return DeviceDecision("host", "ASCEND_PATCH_DEVICE=host asks for the CANN on the CPU (hostcann)")
+    if setting not in ("auto", "npu", ""):
+        raise ValueError(f"ASCEND_PATCH_DEVICE={setting!r} is unknown: use auto, npu or host")
+    nodes = device_nodes(dev)
+    if nodes:
+        return DeviceDecision("npu", f"{nodes[0]} exists" if len(nodes) == 1 else f"{len(nodes)} NPU device nodes exist")
+    if setting == "npu":
+        return DeviceDecision("npu", f"ASCEND_PATCH_DEVICE=npu asks for it, although {dev} has no davinci device node")
+    return DeviceDecision(None, f"{dev} has no davinci device node and ASCEND_PATCH_DEVICE=host is not set")
 
 
 def find_cann(environ: Mapping[str, str] | None = None, root: str = "/", home: str | None = None) -> Cann | None:
