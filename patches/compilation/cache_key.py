@@ -1,0 +1,32 @@
+"""Compiled graphs are cached per set of patches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ascend_patch.engine.vocabulary import Patch, Variant, Wrap
+
+PATCH = Patch(
+    id="compilation.cache_key",
+    why="vLLM caches compiled graphs by its version and settings; a graph traced through our functions must not serve another set of patches.",
+    variants=(
+        Variant(
+            versions=">=0.32.0,<0.33",
+            rewrites=(Wrap("vllm.envs:compile_factors", by=":with_patch_set"),),
+        ),
+    ),
+    upstream="vllm/envs.py, compile_factors",
+    unnecessary_when="vLLM lets plug-ins add to its compile-cache key.",
+)
+
+
+def with_patch_set(original: Callable[[], dict[str, object]]) -> Callable[[], dict[str, object]]:
+    """Add the fingerprint of the applied patches to the cache key's factors."""
+    from ascend_patch.engine import overlay
+
+    def compile_factors() -> dict[str, object]:
+        factors = original()
+        factors["ASCEND_PATCH"] = overlay.fingerprint()
+        return factors
+
+    return compile_factors

@@ -1,0 +1,34 @@
+"""An engine in the user's own process is torn down while the NPU is still there."""
+
+from __future__ import annotations
+
+import atexit
+from collections.abc import Callable
+from typing import Any
+
+from ascend_patch.engine.vocabulary import Patch, Variant, Wrap
+
+PATCH = Patch(
+    id="worker.shutdown_order",
+    why="At exit torch-npu destroys all process groups before vLLM's finalizer does, which then complains that they are gone.",
+    requires=("platform.npu",),
+    variants=(
+        Variant(
+            versions=">=0.32.0,<0.33",
+            rewrites=(Wrap("vllm.v1.engine.core_client:InprocClient.__init__", by=":finalize_before_torch_npu"),),
+        ),
+    ),
+    upstream="vllm/v1/engine/core_client.py, InprocClient; torch_npu/_init/core/runtime_lifecycle.py",
+    unnecessary_when="torch-npu leaves process groups that it did not create alone, or EngineCore ignores dead groups.",
+)
+
+
+def finalize_before_torch_npu(original: Callable[..., None]) -> Callable[..., None]:
+    """Run the client's finalizer from ``atexit``, which calls the latest registration first."""
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        # A weakref.finalize does nothing the second time, and keeps the client itself collectable.
+        atexit.register(self._finalizer)
+
+    return __init__
