@@ -1,0 +1,192 @@
+"""Builds the libraries into the cache: once per sources, compiler and torch, safely from several processes."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from ascend_patch.hostcann._paths import LIBRARIES, SOURCES, HostCannError, Library, cache_root
+from ascend_patch.hostcann._toolchain import Plan, Toolchain
+
+PARALLEL = 2
+"""Compilations at the same time: CI machines have two cores, and a unit that includes ATen needs about 1 GB."""
+OBJECT_LIFETIME = 14 * 24 * 3600
+"""Seconds after which an object that no build used is removed."""
+
+
+class Progress:
+    """One line on stderr that says which translation unit is done; rewritten in place on a terminal."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._done = 0
+        self._start = time.monotonic()
+        self._lock = threading.Lock()
+        self._terminal = sys.stderr.isatty()
+
+    def step(self, name: str, seconds: float) -> None:
+        with self._lock:
+            self._done += 1
+            line = f"hostcann: [{self._done}/{self._total}] {name} ({seconds:.1f} s)"
+            print(f"\r\x1b[K{line}" if self._terminal else line, end="" if self._terminal else "\n",
+                  file=sys.stderr, flush=True)
+
+    def finish(self) -> None:
+        line = f"hostcann: built {self._total} translation units in {time.monotonic() - self._start:.0f} s"
+        print(f"\r\x1b[K{line}" if self._terminal else line, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("hostcann: waiting for another process that is building", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def find() -> Path | None:
+    """The folder with libraries built from the present sources, or None.
+
+    Without a compiler, a build by any compiler will do: the cache may come with a container image.
+    """
+    plan = Plan()
+    toolchain = Toolchain.find()
+    if toolchain is not None:
+        folder = cache_root() / plan.build_key(toolchain)
+        return folder if folder.is_dir() else None
+    for folder in sorted(cache_root().glob(f"{plan.source_key}-????????")):
+        return folder
+    return None
+
+
+def build() -> Path:
+    """The folder with the libraries; builds them first if needed.
+
+    Raises HostCannError: no compiler, or a compilation failed (the message names the log).
+    """
+    found = find()
+    if found is not None:
+        return found
+    toolchain = Toolchain.require()
+    root = cache_root()
+    try:
+        with _locked(root):
+            plan = Plan()
+            target = root / plan.build_key(toolchain)
+            if not target.is_dir():
+                _build(plan, toolchain, root, target)
+            return target
+    except PermissionError as error:
+        raise HostCannError(
+            f"hostcann cannot write its build cache {root} ({error.strerror}); set HOSTCANN_CACHE to a writable folder"
+        ) from error
+
+
+def _build(plan: Plan, toolchain: Toolchain, root: Path, target: Path) -> None:
+    objects = root / "objects"
+    objects.mkdir(exist_ok=True)
+    wanted: dict[Library, list[Path]] = {}
+    missing: list[tuple[Library, Path, Path]] = []
+    for library, units in plan.units.items():
+        for unit in units:
+            result = objects / f"{plan.object_key(toolchain, library, unit)}.o"
+            wanted.setdefault(library, []).append(result)
+            if result.exists():
+                result.touch()
+            else:
+                missing.append((library, unit, result))
+    if missing:
+        _compile_all(plan, toolchain, root, missing)
+    staging = Path(tempfile.mkdtemp(prefix="staging-", dir=root))
+    try:
+        for library in LIBRARIES:
+            if library in wanted:
+                command = [*toolchain.command, *map(str, wanted[library]), *plan.link_flags(library, staging)]
+                _run([*command, "-o", str(staging / library.file)], root, f"link-{library.name}", library.file)
+        (staging / "build.json").write_text(json.dumps(
+            {"compiler": list(toolchain.command), "torch": str(plan.torch), "time": time.time()}, indent=1))
+        staging.chmod(0o755)
+        os.rename(staging, target)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    _prune(objects)
+
+
+def _compile_all(plan: Plan, toolchain: Toolchain, root: Path, missing: list[tuple[Library, Path, Path]]) -> None:
+    # Long units first: the total time with two workers is then close to half the sum.
+    missing.sort(key=lambda item: (not item[0].torch, -item[1].stat().st_size))
+    progress = Progress(len(missing))
+    print(f"hostcann: compiling {len(missing)} translation units with {toolchain.command[0]} (once)",
+          file=sys.stderr, flush=True)
+
+    def compile_one(item: tuple[Library, Path, Path]) -> None:
+        library, unit, result = item
+        name = unit.relative_to(SOURCES)
+        temporary = result.with_suffix(f".{os.getpid()}.tmp")
+        start = time.monotonic()
+        command = [*toolchain.command, *plan.compile_flags(library, unit), "-c", str(unit), "-o", str(temporary)]
+        _run(command, root, str(name).replace("/", "-"), str(name))
+        os.replace(temporary, result)
+        progress.step(str(name), time.monotonic() - start)
+
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        futures = [pool.submit(compile_one, item) for item in missing]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    progress.finish()
+
+
+def _run(command: list[str], root: Path, log_name: str, what: str) -> None:
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    if done.returncode == 0:
+        return
+    logs = root / "logs"
+    logs.mkdir(exist_ok=True)
+    log = logs / f"{log_name}.log"
+    log.write_text(" ".join(command) + "\n\n" + done.stdout)
+    first = next((line for line in done.stdout.splitlines() if "error" in line), "no diagnostic")
+    raise HostCannError(
+        f"hostcann: {command[0]} failed on {what}: {first.strip()}; full output in {log}. "
+        "GCC 11 or clang 14 is the oldest that works; set CXX to choose another compiler"
+    )
+
+
+def _prune(objects: Path) -> None:
+    oldest = time.time() - OBJECT_LIFETIME
+    for path in objects.iterdir():
+        with contextlib.suppress(OSError):
+            if path.stat().st_mtime < oldest:
+                path.unlink()
+
+
+def clean() -> Path:
+    """Removes the whole cache; returns where it was."""
+    root = cache_root()
+    if root.is_dir():
+        with _locked(root):
+            for path in root.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path)
+                elif path.name != "lock":
+                    path.unlink()
+    return root

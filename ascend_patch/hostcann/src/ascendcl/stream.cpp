@@ -1,0 +1,557 @@
+#include "stream.h"
+
+#include <chrono>
+#include <cstdio>
+#include <deque>
+#include <exception>
+#include <shared_mutex>
+#include <thread>
+#include <unordered_map>
+
+namespace hostcann {
+
+// The thread of a concurrent stream.
+class Worker {
+ public:
+  explicit Worker(StreamObject* stream) : stream_(stream), thread_([this] { run(); }) {}
+
+  ~Worker() {
+    {
+      std::lock_guard lock(mutex_);
+      stopping_ = true;
+    }
+    changed_.notify_all();
+    thread_.join();
+  }
+
+  void push(const char* name, std::function<void()> work) {
+    {
+      std::lock_guard lock(mutex_);
+      tasks_.push_back({name, std::move(work)});
+    }
+    changed_.notify_all();
+  }
+
+  bool idle() {
+    std::lock_guard lock(mutex_);
+    return tasks_.empty() && !busy_;
+  }
+
+  bool is_current_thread() const { return thread_.get_id() == std::this_thread::get_id(); }
+
+  // False if it took longer than `timeout_ms` (negative: no limit).
+  bool wait(int timeout_ms) {
+    std::unique_lock lock(mutex_);
+    const auto finished = [this] { return tasks_.empty() && !busy_; };
+    if (timeout_ms < 0) {
+      drained_.wait(lock, finished);
+      return true;
+    }
+    return drained_.wait_for(lock, std::chrono::milliseconds(timeout_ms), finished);
+  }
+
+ private:
+  struct Task {
+    const char* name;
+    std::function<void()> work;
+  };
+
+  void run();
+
+  StreamObject* stream_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::condition_variable drained_;
+  std::deque<Task> tasks_;
+  bool busy_ = false;
+  bool stopping_ = false;
+  std::thread thread_;  // last: it uses everything above
+};
+
+StreamObject::StreamObject() = default;
+StreamObject::~StreamObject() = default;
+
+namespace {
+
+double now_milliseconds() {
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// Runs a task and turns an exception into a message; kSuccess if there was none.
+aclError run_task(const char* name, const std::function<void()>& work, std::string* message) {
+  try {
+    work();
+    return kSuccess;
+  } catch (const std::exception& error) {
+    *message = std::string(name) + ": " + error.what();
+  } catch (...) {
+    *message = std::string(name) + ": unknown exception";
+  }
+  return kInternalError;
+}
+
+struct StreamTable {
+  std::shared_mutex mutex;
+  std::unordered_map<StreamObject*, std::unique_ptr<StreamObject>> streams;
+  std::unordered_map<EventObject*, std::unique_ptr<EventObject>> events;
+  std::unordered_map<int, StreamObject*> defaults;
+  int next_id = 1;  // 0 is the host in vector clocks
+};
+
+StreamTable& table() {
+  static StreamTable* const instance = new StreamTable;  // threads may still run while static destructors do
+  return *instance;
+}
+
+StreamObject* create_stream(int device, uint32_t priority, uint32_t flags) {
+  auto stream = std::make_unique<StreamObject>();
+  StreamObject* const object = stream.get();
+  object->device = device;
+  object->priority = priority;
+  object->flags = flags;
+  StreamTable& all = table();
+  std::unique_lock lock(all.mutex);
+  object->id = all.next_id++;
+  all.streams.emplace(object, std::move(stream));
+  return object;
+}
+
+StreamObject* default_stream_object(int device) {
+  StreamTable& all = table();
+  {
+    std::shared_lock lock(all.mutex);
+    const auto found = all.defaults.find(device);
+    if (found != all.defaults.end()) return found->second;
+  }
+  StreamObject* const created = create_stream(device, 0, 0);
+  std::unique_lock lock(all.mutex);
+  const auto [entry, inserted] = all.defaults.emplace(device, created);
+  created->is_default = true;
+  if (!inserted) all.streams.erase(created);
+  return entry->second;
+}
+
+EventObject* resolve_event(const char* function, Event event) {
+  StreamTable& all = table();
+  auto* const object = static_cast<EventObject*>(event);
+  std::shared_lock lock(all.mutex);
+  if (all.events.count(object) == 0) {
+    fail(kRtParamInvalid, "%s: %p is not a live event", function, event);
+    return nullptr;
+  }
+  return object;
+}
+
+std::shared_ptr<Recording> current_recording(EventObject* event) {
+  std::lock_guard lock(event->mutex);
+  return event->recording;
+}
+
+bool is_done(Recording* recording) {
+  std::lock_guard lock(recording->mutex);
+  return recording->done;
+}
+
+void finish(Recording* recording) {
+  {
+    std::lock_guard lock(recording->mutex);
+    recording->done = true;
+    recording->milliseconds = now_milliseconds();
+  }
+  recording->done_changed.notify_all();
+}
+
+bool wait_for(Recording* recording, int timeout_ms) {
+  std::unique_lock lock(recording->mutex);
+  const auto done = [recording] { return recording->done; };
+  if (timeout_ms < 0) {
+    recording->done_changed.wait(lock, done);
+    return true;
+  }
+  return recording->done_changed.wait_for(lock, std::chrono::milliseconds(timeout_ms), done);
+}
+
+}  // namespace
+
+void Worker::run() {
+  set_thread_device(stream_->device);
+  std::unique_lock lock(mutex_);
+  while (true) {
+    changed_.wait(lock, [this] { return stopping_ || !tasks_.empty(); });
+    if (tasks_.empty()) return;
+    Task task = std::move(tasks_.front());
+    tasks_.pop_front();
+    busy_ = true;
+    lock.unlock();
+    std::string message;
+    const aclError code = run_task(task.name, task.work, &message);
+    task.work = nullptr;  // releases what the closure owns before anyone sees the stream as idle
+    if (code != kSuccess) {
+      std::lock_guard error_lock(stream_->error_mutex);
+      if (stream_->error == kSuccess) {
+        stream_->error = code;
+        stream_->error_message = message;
+      }
+    }
+    lock.lock();
+    busy_ = false;
+    if (tasks_.empty()) drained_.notify_all();
+  }
+}
+
+StreamObject* resolve_stream(const char* function, Stream stream) {
+  if (stream == nullptr) {
+    const int device = current_device();
+    if (device < 0) {
+      fail(kRtContextNull, "%s: no device is set on this thread", function);
+      return nullptr;
+    }
+    return default_stream_object(device);
+  }
+  StreamTable& all = table();
+  auto* const object = static_cast<StreamObject*>(stream);
+  std::shared_lock lock(all.mutex);
+  if (all.streams.count(object) == 0) {
+    fail(kRtParamInvalid, "%s: %p is not a live stream", function, stream);
+    return nullptr;
+  }
+  return object;
+}
+
+aclError submit(StreamObject* stream, const char* name, std::function<void()> work) {
+  if (!streams_are_deferred()) {
+    std::string message;
+    const aclError code = run_task(name, work, &message);
+    return code == kSuccess ? kSuccess : fail(code, "%s", message.c_str());
+  }
+  {
+    std::lock_guard lock(stream->error_mutex);
+    if (!stream->worker) stream->worker = std::make_unique<Worker>(stream);
+  }
+  stream->worker->push(name, std::move(work));
+  return kSuccess;
+}
+
+namespace {
+
+aclError drain_with_timeout(StreamObject* stream, int timeout_ms) {
+  if (stream->worker && !stream->worker->is_current_thread()) {
+    if (!stream->worker->wait(timeout_ms)) {
+      return fail(kRtWaitTimeout, "stream %d is not finished after %d ms", stream->id, timeout_ms);
+    }
+  }
+  order_host_saw_stream(stream);
+  std::lock_guard lock(stream->error_mutex);
+  if (stream->error == kSuccess) return kSuccess;
+  const aclError code = stream->error;
+  stream->error = kSuccess;
+  return fail(code, "%s", stream->error_message.c_str());
+}
+
+}  // namespace
+
+aclError drain(StreamObject* stream) { return drain_with_timeout(stream, -1); }
+
+void for_each_stream(int device, const std::function<void(StreamObject*)>& visit) {
+  std::vector<StreamObject*> found;
+  {
+    StreamTable& all = table();
+    std::shared_lock lock(all.mutex);
+    for (const auto& entry : all.streams) {
+      if (device < 0 || entry.first->device == device) found.push_back(entry.first);
+    }
+  }
+  for (StreamObject* stream : found) visit(stream);
+}
+
+void drain_device(int device) {
+  if (!streams_are_deferred()) return;
+  for_each_stream(device, [](StreamObject* stream) {
+    if (stream->worker && !stream->worker->is_current_thread()) stream->worker->wait(-1);
+  });
+}
+
+Stream default_stream(int device) { return default_stream_object(device); }
+
+aclError launch_always(Stream stream, const char* name, std::function<void()> work,
+                       const std::vector<Access>& accesses) {
+  StreamObject* const object = resolve_stream(name, stream);
+  if (object == nullptr) return kRtParamInvalid;
+  if (accesses_are_checked()) {
+    const aclError code = check_accesses(object, name, accesses);
+    if (code != kSuccess) return code;
+  }
+  return submit(object, name, std::move(work));
+}
+
+aclError launch(Stream stream, const char* name, std::function<void()> work, const std::vector<Access>& accesses) {
+  if (trace_enabled()) {
+    size_t bytes = 0;
+    for (const Access& access : accesses) bytes += access.bytes;
+    trace_count(TraceKind::kAclnn, name, bytes);
+  }
+  if (!compute_enabled()) return kSuccess;
+  return launch_always(stream, name, std::move(work), accesses);
+}
+
+aclError synchronize(Stream stream) {
+  StreamObject* const object = resolve_stream("synchronize", stream);
+  if (object == nullptr) return kRtParamInvalid;
+  if (trace_enabled()) trace_count(TraceKind::kSync, "stream");
+  return drain(object);
+}
+
+}  // namespace hostcann
+
+using namespace hostcann;
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Streams
+
+ACL_API aclError aclrtCreateStreamWithConfig(Stream* stream, uint32_t priority, uint32_t flags) {
+  constexpr uint32_t kLowestPriority = 7;
+  if (stream == nullptr) return fail(kRtParamInvalid, "aclrtCreateStreamWithConfig: null pointer");
+  if (priority > kLowestPriority) {
+    return fail(kRtParamInvalid, "aclrtCreateStreamWithConfig: priority %u is not in 0..7", priority);
+  }
+  const int device = current_device();
+  if (device < 0) return fail(kRtContextNull, "aclrtCreateStreamWithConfig: no device is set on this thread");
+  *stream = create_stream(device, priority, flags);
+  return kSuccess;
+}
+
+ACL_API aclError aclrtCreateStream(Stream* stream) { return aclrtCreateStreamWithConfig(stream, 0, 0); }
+
+ACL_API aclError aclrtDestroyStream(Stream stream) {
+  StreamObject* const object = stream == nullptr ? nullptr : resolve_stream("aclrtDestroyStream", stream);
+  if (object == nullptr || object->is_default) {
+    return fail(kRtParamInvalid, "aclrtDestroyStream: the default stream cannot be destroyed");
+  }
+  const aclError code = drain(object);
+  StreamTable& all = table();
+  std::unique_ptr<StreamObject> owned;
+  {
+    std::unique_lock lock(all.mutex);
+    const auto found = all.streams.find(object);
+    if (found == all.streams.end()) return code;
+    owned = std::move(found->second);
+    all.streams.erase(found);
+  }
+  return code;
+}
+
+ACL_API aclError aclrtDestroyStreamForce(Stream stream) { return aclrtDestroyStream(stream); }
+
+ACL_API aclError aclrtSynchronizeStreamWithTimeout(Stream stream, int32_t timeout_ms) {
+  StreamObject* const object = resolve_stream("aclrtSynchronizeStream", stream);
+  if (object == nullptr) return kRtParamInvalid;
+  if (trace_enabled()) trace_count(TraceKind::kSync, "aclrtSynchronizeStream");
+  return drain_with_timeout(object, timeout_ms);
+}
+
+ACL_API aclError aclrtSynchronizeStream(Stream stream) { return aclrtSynchronizeStreamWithTimeout(stream, -1); }
+
+ACL_API aclError aclrtSynchronizeDeviceWithTimeout(int32_t timeout_ms) {
+  const int device = current_device();
+  if (device < 0) return fail(kRtContextNull, "aclrtSynchronizeDevice: no device is set on this thread");
+  if (trace_enabled()) trace_count(TraceKind::kSync, "aclrtSynchronizeDevice");
+  aclError result = kSuccess;
+  for_each_stream(device, [&](StreamObject* stream) {
+    const aclError code = drain_with_timeout(stream, timeout_ms);
+    if (result == kSuccess) result = code;
+  });
+  return result;
+}
+
+ACL_API aclError aclrtSynchronizeDevice() { return aclrtSynchronizeDeviceWithTimeout(-1); }
+
+ACL_API aclError aclrtStreamQuery(Stream stream, int* status) {
+  StreamObject* const object = resolve_stream("aclrtStreamQuery", stream);
+  if (object == nullptr) return kRtParamInvalid;
+  constexpr int kComplete = 0;
+  constexpr int kNotReady = 1;
+  *status = object->worker && !object->worker->idle() ? kNotReady : kComplete;
+  if (*status == kComplete) order_host_saw_stream(object);
+  return kSuccess;
+}
+
+ACL_API aclError aclrtStreamGetId(Stream stream, int32_t* id) {
+  StreamObject* const object = resolve_stream("aclrtStreamGetId", stream);
+  if (object == nullptr) return kRtParamInvalid;
+  *id = object->id;
+  return kSuccess;
+}
+
+ACL_API aclError aclrtSetStreamFailureMode(Stream stream, uint64_t mode) {
+  StreamObject* const object = resolve_stream("aclrtSetStreamFailureMode", stream);
+  if (object == nullptr) return kRtParamInvalid;
+  object->failure_mode = static_cast<int>(mode);
+  return kSuccess;
+}
+
+ACL_API aclError aclrtSetStreamOverflowSwitch(Stream stream, uint32_t flag) {
+  StreamObject* const object = resolve_stream("aclrtSetStreamOverflowSwitch", stream);
+  if (object == nullptr) return kRtParamInvalid;
+  object->overflow_switch = flag;
+  return kSuccess;
+}
+
+ACL_API aclError aclrtGetStreamOverflowSwitch(Stream stream, uint32_t* flag) {
+  StreamObject* const object = resolve_stream("aclrtGetStreamOverflowSwitch", stream);
+  if (object == nullptr) return kRtParamInvalid;
+  *flag = object->overflow_switch;
+  return kSuccess;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Events
+
+ACL_API aclError aclrtCreateEventExWithFlag(Event* event, uint32_t flags) {
+  if (event == nullptr) return fail(kRtParamInvalid, "aclrtCreateEventExWithFlag: null pointer");
+  auto created = std::make_unique<EventObject>();
+  created->flags = flags;
+  EventObject* const object = created.get();
+  StreamTable& all = table();
+  std::unique_lock lock(all.mutex);
+  all.events.emplace(object, std::move(created));
+  *event = object;
+  return kSuccess;
+}
+
+ACL_API aclError aclrtCreateEventWithFlag(Event* event, uint32_t flags) {
+  return aclrtCreateEventExWithFlag(event, flags);
+}
+
+ACL_API aclError aclrtCreateEvent(Event* event) { return aclrtCreateEventExWithFlag(event, 0); }
+
+ACL_API aclError aclrtDestroyEvent(Event event) {
+  EventObject* const object = resolve_event("aclrtDestroyEvent", event);
+  if (object == nullptr) return kRtParamInvalid;
+  StreamTable& all = table();
+  std::unique_lock lock(all.mutex);
+  all.events.erase(object);  // waiters hold the Recording, not the event
+  return kSuccess;
+}
+
+ACL_API aclError aclrtRecordEvent(Event event, Stream stream) {
+  EventObject* const object = resolve_event("aclrtRecordEvent", event);
+  StreamObject* const on = resolve_stream("aclrtRecordEvent", stream);
+  if (object == nullptr || on == nullptr) return kRtParamInvalid;
+  auto recording = std::make_shared<Recording>();
+  order_record(on, recording.get());
+  {
+    std::lock_guard lock(object->mutex);
+    object->recording = recording;
+  }
+  return submit(on, "aclrtRecordEvent", [recording] { finish(recording.get()); });
+}
+
+ACL_API aclError aclrtResetEvent(Event event, Stream stream) {
+  EventObject* const object = resolve_event("aclrtResetEvent", event);
+  StreamObject* const on = resolve_stream("aclrtResetEvent", stream);
+  if (object == nullptr || on == nullptr) return kRtParamInvalid;
+  return kSuccess;  // a record replaces the recording, so nothing is left to reset between uses
+}
+
+ACL_API aclError aclrtStreamWaitEvent(Stream stream, Event event) {
+  EventObject* const object = resolve_event("aclrtStreamWaitEvent", event);
+  StreamObject* const on = resolve_stream("aclrtStreamWaitEvent", stream);
+  if (object == nullptr || on == nullptr) return kRtParamInvalid;
+  std::shared_ptr<Recording> recording = current_recording(object);
+  if (!recording) return kSuccess;  // never recorded: nothing to wait for
+  order_wait(on, recording.get());
+  if (!streams_are_deferred()) return kSuccess;
+  return submit(on, "aclrtStreamWaitEvent", [recording] { wait_for(recording.get(), -1); });
+}
+
+ACL_API aclError aclrtStreamWaitEventWithTimeout(Stream stream, Event event, int32_t /*timeout*/) {
+  return aclrtStreamWaitEvent(stream, event);
+}
+
+ACL_API aclError aclrtSynchronizeEventWithTimeout(Event event, int32_t timeout_ms) {
+  EventObject* const object = resolve_event("aclrtSynchronizeEvent", event);
+  if (object == nullptr) return kRtParamInvalid;
+  if (trace_enabled()) trace_count(TraceKind::kSync, "aclrtSynchronizeEvent");
+  const std::shared_ptr<Recording> recording = current_recording(object);
+  if (!recording) return kSuccess;
+  if (!wait_for(recording.get(), timeout_ms)) {
+    return fail(kRtWaitTimeout, "aclrtSynchronizeEvent: not reached after %d ms", timeout_ms);
+  }
+  order_host_saw(recording.get());
+  return kSuccess;
+}
+
+ACL_API aclError aclrtSynchronizeEvent(Event event) { return aclrtSynchronizeEventWithTimeout(event, -1); }
+
+ACL_API aclError aclrtQueryEventStatus(Event event, int* status) {
+  EventObject* const object = resolve_event("aclrtQueryEventStatus", event);
+  if (object == nullptr) return kRtParamInvalid;
+  constexpr int kNotReady = 0;
+  constexpr int kComplete = 1;
+  const std::shared_ptr<Recording> recording = current_recording(object);
+  *status = !recording || is_done(recording.get()) ? kComplete : kNotReady;
+  if (recording && *status == kComplete) order_host_saw(recording.get());
+  return kSuccess;
+}
+
+ACL_API aclError aclrtQueryEventWaitStatus(Event event, int* status) {
+  constexpr int kComplete = 0;
+  constexpr int kNotReady = 1;
+  int recorded = 0;
+  const aclError code = aclrtQueryEventStatus(event, &recorded);
+  *status = recorded == 1 ? kComplete : kNotReady;
+  return code;
+}
+
+ACL_API aclError aclrtEventElapsedTime(float* milliseconds, Event start, Event end) {
+  EventObject* const first = resolve_event("aclrtEventElapsedTime", start);
+  EventObject* const second = resolve_event("aclrtEventElapsedTime", end);
+  if (first == nullptr || second == nullptr) return kRtParamInvalid;
+  const std::shared_ptr<Recording> from = current_recording(first);
+  const std::shared_ptr<Recording> to = current_recording(second);
+  if (!from || !to || !is_done(from.get()) || !is_done(to.get())) {
+    return fail(kRtEventTimestampInvalid, "aclrtEventElapsedTime: both events must be recorded and reached");
+  }
+  *milliseconds = static_cast<float>(to->milliseconds - from->milliseconds);
+  return kSuccess;
+}
+
+ACL_API aclError aclrtEventGetTimestamp(Event event, uint64_t* microseconds) {
+  EventObject* const object = resolve_event("aclrtEventGetTimestamp", event);
+  if (object == nullptr) return kRtParamInvalid;
+  const std::shared_ptr<Recording> recording = current_recording(object);
+  if (!recording || !is_done(recording.get())) {
+    return fail(kRtEventTimestampInvalid, "aclrtEventGetTimestamp: the event is not recorded or not reached");
+  }
+  *microseconds = static_cast<uint64_t>(recording->milliseconds * 1000.0);
+  return kSuccess;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Host callbacks
+
+ACL_API aclError aclrtLaunchCallback(void (*function)(void*), void* data, int block, Stream stream) {
+  if (function == nullptr) return fail(kRtParamInvalid, "aclrtLaunchCallback: null callback");
+  StreamObject* const on = resolve_stream("aclrtLaunchCallback", stream);
+  if (on == nullptr) return kRtParamInvalid;
+  static_cast<void>(block);  // a stream here always waits for its callback, which satisfies both kinds
+  return submit(on, "aclrtLaunchCallback", [function, data] { function(data); });
+}
+
+ACL_API aclError aclrtLaunchHostFunc(Stream stream, void (*function)(void*), void* data) {
+  return aclrtLaunchCallback(function, data, 1, stream);
+}
+
+// Callbacks run on the stream itself, so subscribing a thread only needs a valid stream.
+ACL_API aclError aclrtSubscribeReport(uint64_t /*thread*/, Stream stream) {
+  return resolve_stream("aclrtSubscribeReport", stream) != nullptr ? kSuccess : kRtParamInvalid;
+}
+
+ACL_API aclError aclrtUnSubscribeReport(uint64_t /*thread*/, Stream stream) {
+  return resolve_stream("aclrtUnSubscribeReport", stream) != nullptr ? kSuccess : kRtParamInvalid;
+}
+
+ACL_API aclError aclrtProcessReport(int32_t timeout_ms) {
+  std::this_thread::sleep_for(std::chrono::milliseconds(timeout_ms > 0 ? timeout_ms : 100));
+  return kRtWaitTimeout;  // as documented when no callback arrives in time; not an error worth a message
+}

@@ -1,0 +1,69 @@
+// Functions that torch-npu links against or looks up by name and that hostcann does not implement: each fails with its
+// own name. `python -m ascend_patch.hostcann info` lists this file.
+#include "config.h"
+
+#define HOSTCANN_UNIMPLEMENTED(function) \
+  ACL_API hostcann::aclError function() { return hostcann::unimplemented(#function); }
+
+// Dump
+HOSTCANN_UNIMPLEMENTED(aclmdlInitDump)
+HOSTCANN_UNIMPLEMENTED(aclmdlSetDump)
+
+// Graph capture
+HOSTCANN_UNIMPLEMENTED(aclmdlRIAddCondTask)
+HOSTCANN_UNIMPLEMENTED(aclmdlRICaptureBegin)
+HOSTCANN_UNIMPLEMENTED(aclmdlRICaptureEnd)
+HOSTCANN_UNIMPLEMENTED(aclmdlRICaptureGetInfo)
+HOSTCANN_UNIMPLEMENTED(aclmdlRICaptureTaskGrpBegin)
+HOSTCANN_UNIMPLEMENTED(aclmdlRICaptureTaskGrpEnd)
+HOSTCANN_UNIMPLEMENTED(aclmdlRICaptureTaskUpdateBegin)
+HOSTCANN_UNIMPLEMENTED(aclmdlRICaptureTaskUpdateEnd)
+HOSTCANN_UNIMPLEMENTED(aclmdlRICaptureThreadExchangeMode)
+HOSTCANN_UNIMPLEMENTED(aclmdlRICaptureToModelRIBegin)
+HOSTCANN_UNIMPLEMENTED(aclmdlRICondHandleCreate)
+HOSTCANN_UNIMPLEMENTED(aclmdlRICondHandleGetCondPtr)
+HOSTCANN_UNIMPLEMENTED(aclmdlRIDebugJsonPrint)
+HOSTCANN_UNIMPLEMENTED(aclmdlRIDebugPrint)
+HOSTCANN_UNIMPLEMENTED(aclmdlRIDestroy)
+HOSTCANN_UNIMPLEMENTED(aclmdlRIExecuteAsync)
+HOSTCANN_UNIMPLEMENTED(aclmdlRIGetId)
+
+// Kernel binaries
+HOSTCANN_UNIMPLEMENTED(aclrtBinaryGetFunction)
+HOSTCANN_UNIMPLEMENTED(aclrtBinaryLoadFromData)
+HOSTCANN_UNIMPLEMENTED(aclrtGetFunctionAddr)
+HOSTCANN_UNIMPLEMENTED(aclrtLaunchKernelWithHostArgs)
+HOSTCANN_UNIMPLEMENTED(aclrtGetHardwareSyncAddr)
+HOSTCANN_UNIMPLEMENTED(rtDevBinaryRegister)
+HOSTCANN_UNIMPLEMENTED(rtFunctionRegister)
+HOSTCANN_UNIMPLEMENTED(rtGetC2cCtrlAddr)
+HOSTCANN_UNIMPLEMENTED(rtKernelLaunch)
+
+// Sharing between processes
+HOSTCANN_UNIMPLEMENTED(aclrtIpcGetEventHandle)
+HOSTCANN_UNIMPLEMENTED(aclrtIpcOpenEventHandle)
+HOSTCANN_UNIMPLEMENTED(aclrtIpcMemClose)
+HOSTCANN_UNIMPLEMENTED(aclrtIpcMemGetExportKey)
+HOSTCANN_UNIMPLEMENTED(aclrtIpcMemImportByKey)
+HOSTCANN_UNIMPLEMENTED(aclrtIpcMemSetImportPid)
+HOSTCANN_UNIMPLEMENTED(aclrtMemExportToShareableHandle)
+HOSTCANN_UNIMPLEMENTED(aclrtMemImportFromShareableHandle)
+HOSTCANN_UNIMPLEMENTED(aclrtMemSetPidToShareableHandle)
+
+// Repair after hardware errors
+HOSTCANN_UNIMPLEMENTED(aclrtMemUceRepair)
+HOSTCANN_UNIMPLEMENTED(aclrtRepairError)
+
+// Core limits and stream attributes
+HOSTCANN_UNIMPLEMENTED(aclrtGetDeviceResLimit)
+HOSTCANN_UNIMPLEMENTED(aclrtSetDeviceResLimit)
+HOSTCANN_UNIMPLEMENTED(aclrtResetDeviceResLimit)
+HOSTCANN_UNIMPLEMENTED(aclrtGetStreamResLimit)
+HOSTCANN_UNIMPLEMENTED(aclrtSetStreamResLimit)
+HOSTCANN_UNIMPLEMENTED(aclrtResetStreamResLimit)
+HOSTCANN_UNIMPLEMENTED(aclrtGetResInCurrentThread)
+HOSTCANN_UNIMPLEMENTED(aclrtUseStreamResInCurrentThread)
+HOSTCANN_UNIMPLEMENTED(aclrtUnuseStreamResInCurrentThread)
+HOSTCANN_UNIMPLEMENTED(aclrtSetStreamAttribute)
+HOSTCANN_UNIMPLEMENTED(aclrtValueWait)
+HOSTCANN_UNIMPLEMENTED(aclrtValueWrite)
