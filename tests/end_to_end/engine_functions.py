@@ -1,0 +1,128 @@
+"""Functions that run inside a worker process, next to vLLM and the overlay.
+
+Imports of torch and vLLM stay inside the functions: this module loads before the overlay is active.
+"""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+ENGINES: dict[str, Any] = {}
+SMALL_CACHE_BYTES = 64 << 20
+
+
+def load(name: str, model: str, **options: Any) -> dict[str, Any]:
+    """Create an `LLM` and keep it under `name`; says what vLLM made of the options."""
+    from vllm import LLM
+
+    settings: dict[str, Any] = {
+        "max_model_len": 512,
+        "max_num_seqs": 8,
+        "enforce_eager": True,
+        "kv_cache_memory_bytes": SMALL_CACHE_BYTES,
+        **options,
+    }
+    llm = LLM(model, **settings)
+    ENGINES[name] = llm
+    config = llm.llm_engine.vllm_config
+    return {
+        "device": config.device_config.device_type,
+        "block_size": config.cache_config.block_size,
+        "dtype": str(config.model_config.dtype).removeprefix("torch."),
+        "async_scheduling": bool(config.scheduler_config.async_scheduling),
+        "max_num_batched_tokens": config.scheduler_config.max_num_batched_tokens,
+    }
+
+
+def unload(name: str) -> None:
+    """Give up an engine, its weights and its KV cache."""
+    llm = ENGINES.pop(name)
+    llm.llm_engine.engine_core.shutdown()
+    del llm
+    gc.collect()
+
+
+def generate(name: str, prompts: list[Any], params: Any, chat: bool = False) -> list[dict[str, Any]]:
+    """Run prompts (texts, or lists of token ids) with one set of parameters, or one set for each."""
+    from vllm import SamplingParams, TokensPrompt
+
+    each = params if isinstance(params, list) else [params] * len(prompts)
+    inputs = [prompt if isinstance(prompt, str) else TokensPrompt(prompt_token_ids=prompt) for prompt in prompts]
+    sampling = [SamplingParams(**structured(options)) for options in each]
+    if chat:
+        messages = [[{"role": "user", "content": prompt}] for prompt in prompts]
+        results = ENGINES[name].chat(messages, sampling, use_tqdm=False)
+    else:
+        results = ENGINES[name].generate(inputs, sampling, use_tqdm=False)
+    return [describe(result) for result in results]
+
+
+def structured(options: dict[str, Any]) -> dict[str, Any]:
+    """Turn `{"structured_outputs": {...}}` into vLLM's own type."""
+    if "structured_outputs" not in options:
+        return options
+    from vllm.sampling_params import StructuredOutputsParams
+
+    return {**options, "structured_outputs": StructuredOutputsParams(**options["structured_outputs"])}
+
+
+def describe(result: Any) -> dict[str, Any]:
+    outputs = [
+        {
+            "token_ids": list(output.token_ids),
+            "text": output.text,
+            "finish_reason": output.finish_reason,
+            "logprobs": None if output.logprobs is None else [plain(position) for position in output.logprobs],
+        }
+        for output in result.outputs
+    ]
+    prompt_logprobs = result.prompt_logprobs
+    return {
+        **outputs[0],
+        "outputs": outputs,
+        "prompt_token_ids": list(result.prompt_token_ids or []),
+        "prompt_logprobs": None if not prompt_logprobs else [plain(position) for position in prompt_logprobs[1:]],
+        "cached_tokens": result.num_cached_tokens,
+    }
+
+
+def plain(position: Any) -> dict[str, float]:
+    """One position's log-probabilities, keyed by token id as text (JSON has no other keys)."""
+    return {str(token): value.logprob for token, value in position.items()}
+
+
+def make_family(family: str, folder: str) -> dict[str, Any]:
+    """Write a small model with random weights; see `tests.models.families`."""
+    from tests.models import families
+
+    return families.write(family, folder)
+
+
+def reference_greedy(folder: str, dtype: str, prompts: list[list[int]], count: int, **changes: Any) -> Any:
+    """Greedy tokens and the two best logits of every position from transformers on the CPU."""
+    from tests.models import reference
+
+    return reference.greedy(folder, dtype, prompts, count, **changes)
+
+
+def reference_logits(folder: str, dtype: str, tokens: list[int], **changes: Any) -> Any:
+    """The logits of every position of one sequence from transformers on the CPU."""
+    from tests.models import reference
+
+    return reference.logits(folder, dtype, tokens, **changes)
+
+
+def status() -> Any:
+    """What the overlay did in this process."""
+    import ascend_patch
+
+    return ascend_patch.status()
+
+
+def loaded_packages() -> dict[str, str]:
+    """Where the packages that matter come from."""
+    import sys
+
+    names = ("vllm", "torch", "torch_npu", "ascend_patch")
+    return {name: str(sys.modules[name].__file__) for name in names if name in sys.modules}

@@ -1,0 +1,30 @@
+"""The other side of `worker.Worker`: reads requests, runs `engine_functions`, writes answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+
+
+def main() -> None:
+    # Answers go to the pipe alone: whatever libraries print is sent to the log.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    from tests.end_to_end import engine_functions
+
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            value = getattr(engine_functions, request["function"])(**request["arguments"])
+            answer = json.dumps({"value": value})
+        except Exception:
+            traceback.print_exc()
+            answer = json.dumps({"error": traceback.format_exc()})
+        answers.write(answer + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""One worker process for all families: each engine costs seconds, each process many more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.worker import Worker, complaints
+
+
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    """A process with the overlay; its end is part of the test."""
+    process = Worker(tmp_path_factory.mktemp("models") / "worker.log")
+    yield process
+    code = process.close()
+    assert code == 0, process.log_tail()
+    assert complaints(process.log()) == []
+
+
+@pytest.fixture(scope="module")
+def family_folder(worker: Worker, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """The saved model of a family, made on first use."""
+    base = tmp_path_factory.mktemp("families")
+    made: dict[str, str] = {}
+
+    def folder(family: str) -> str:
+        if family not in made:
+            path: Path = base / family
+            worker.call("make_family", family=family, folder=str(path))
+            made[family] = str(path)
+        return made[family]
+
+    return folder

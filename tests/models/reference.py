@@ -1,0 +1,50 @@
+"""transformers on the CPU: the independent implementation that vLLM on the overlay is compared with."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+
+@lru_cache(maxsize=2)
+def _model(folder: str, dtype: str, changes: tuple[tuple[str, Any], ...]) -> Any:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder, **dict(changes))
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, config=config, dtype=getattr(torch, dtype), attn_implementation="eager"
+    )
+    assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
+    return model.eval()
+
+
+def _all_logits(model: Any, tokens: list[int]) -> Any:
+    import torch
+
+    with torch.no_grad():
+        return model(torch.tensor([tokens], device="cpu"), use_cache=False).logits[0].float()
+
+
+def greedy(folder: str, dtype: str, prompts: list[list[int]], count: int, **changes: Any) -> list[dict[str, Any]]:
+    """`count` greedy tokens for each prompt, by full recomputation: no cache, no padding, no batching.
+
+    Each answer has `token_ids` and, per position, `best`: the two best as [token, logit].
+    """
+    model = _model(folder, dtype, tuple(sorted(changes.items())))
+    answers = []
+    for prompt in prompts:
+        tokens = list(prompt)
+        best = []
+        for _ in range(count):
+            values, indices = _all_logits(model, tokens)[-1].topk(2)
+            best.append([[int(index), float(value)] for index, value in zip(indices, values, strict=True)])
+            tokens.append(best[-1][0][0])
+        answers.append({"token_ids": tokens[len(prompt) :], "best": best})
+    return answers
+
+
+def logits(folder: str, dtype: str, tokens: list[int], **changes: Any) -> list[list[float]]:
+    """Logits of every position, `[len(tokens)][vocabulary]`, in one forward pass."""
+    rows: list[list[float]] = _all_logits(_model(folder, dtype, tuple(sorted(changes.items()))), tokens).tolist()
+    return rows

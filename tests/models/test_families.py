@@ -1,0 +1,104 @@
+"""Eight model families on the overlay against transformers on the CPU, greedy, token for token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.worker import Worker
+from tests.models.families import FAMILIES, WINDOW, prompts
+
+COUNT = 8
+# Far above float32 rounding (logits reach about 10), so that a different token is a different computation.
+CLEAR_MARGIN = 2e-3
+GREEDY = {"temperature": 0, "max_tokens": COUNT, "ignore_eos": True, "detokenize": False}
+
+
+@pytest.fixture
+def engine(worker: Worker, family_folder: Callable[[str], str]) -> Iterator[Callable[..., list[dict[str, Any]]]]:
+    """Run all prompts, in one batch, on a family in a dtype."""
+    loaded = []
+
+    def run(family: str, dtype: str, **options: Any) -> list[dict[str, Any]]:
+        facts = worker.call("load", name=family, model=family_folder(family), dtype=dtype,
+                            skip_tokenizer_init=True, **options)  # fmt: skip
+        loaded.append(family)
+        assert facts["device"] == "npu"
+        assert facts["dtype"] == dtype
+        answers: list[dict[str, Any]] = worker.call("generate", name=family, prompts=prompts(), params=GREEDY)
+        return answers
+
+    yield run
+    for name in loaded:
+        worker.call("unload", name=name)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_float32_tokens_equal_transformers(
+    family: str, engine: Any, worker: Worker, family_folder: Callable[[str], str], record_property: Any
+) -> None:
+    expected = worker.call(
+        "reference_greedy", folder=family_folder(family), dtype="float32", prompts=prompts(), count=COUNT
+    )
+    margin = min(first[1] - second[1] for answer in expected for first, second in answer["best"])
+    record_property("smallest_margin", margin)
+    assert margin > CLEAR_MARGIN, "the model does not separate its answers: choose another seed"
+    got = engine(family, "float32")
+    assert [answer["token_ids"] for answer in got] == [answer["token_ids"] for answer in expected]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bfloat16_tokens_equal_transformers_up_to_ties(
+    family: str, engine: Any, worker: Worker, family_folder: Callable[[str], str], record_property: Any
+) -> None:
+    folder = family_folder(family)
+    expected = worker.call("reference_greedy", folder=folder, dtype="bfloat16", prompts=prompts(), count=COUNT)
+    got = engine(family, "bfloat16")
+    equal = 0
+    for prompt, ours, theirs in zip(prompts(), got, expected, strict=True):
+        differing = [
+            index for index, pair in enumerate(zip(ours["token_ids"], theirs["token_ids"], strict=True))
+            if pair[0] != pair[1]
+        ]  # fmt: skip
+        if not differing:
+            equal += 1
+            continue
+        # Up to here the context is the same. It is a tie if the reference prefers its own token by less
+        # than its own rounding: twice the largest change that bfloat16 makes to any of its logits here.
+        first = differing[0]
+        context = prompt + theirs["token_ids"][:first]
+        rows = {
+            dtype: worker.call("reference_logits", folder=folder, dtype=dtype, tokens=context)[-1]
+            for dtype in ("bfloat16", "float32")
+        }
+        margin = rows["bfloat16"][theirs["token_ids"][first]] - rows["bfloat16"][ours["token_ids"][first]]
+        rounding = max(abs(low - high) for low, high in zip(rows["bfloat16"], rows["float32"], strict=True))
+        record_property("tie", {"position": first, "margin": margin, "rounding": rounding})
+        print(f"{family}: differs at token {first}: margin {margin:.4f}, bfloat16 rounding {rounding:.4f}")
+        assert margin <= 2 * rounding
+    record_property("equal_answers", equal)
+
+
+@pytest.mark.parametrize("family", ["mistral-sliding-window", "gemma3"])
+def test_window_matters_to_the_reference(family: str, worker: Worker, family_folder: Callable[[str], str]) -> None:
+    """Guards the tests above: with a wrong window the expected tokens would be others."""
+    folder = family_folder(family)
+    long_prompts = [prompt for prompt in prompts() if len(prompt) > WINDOW]
+    arguments = {"folder": folder, "dtype": "float32", "prompts": long_prompts, "count": COUNT}
+    windowed = worker.call("reference_greedy", **arguments)
+    unlimited = worker.call("reference_greedy", **arguments, sliding_window=4096)
+    assert [answer["token_ids"] for answer in windowed] != [answer["token_ids"] for answer in unlimited]
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral-sliding-window"])
+def test_chunked_prefill_gives_the_same_tokens(
+    family: str, engine: Any, worker: Worker, family_folder: Callable[[str], str]
+) -> None:
+    """A step takes at most 64 tokens: long prompts are cut, and prefill and decode meet in one batch."""
+    expected = worker.call(
+        "reference_greedy", folder=family_folder(family), dtype="float32", prompts=prompts(), count=COUNT
+    )
+    got = engine(family, "float32", max_num_batched_tokens=64, enable_chunked_prefill=True)
+    assert [answer["token_ids"] for answer in got] == [answer["token_ids"] for answer in expected]
