@@ -59,7 +59,9 @@ def generate(name: str, prompts: list[Any], params: Any, chat: bool = False) -> 
 
 
 def structured(options: dict[str, Any]) -> dict[str, Any]:
-    """Turn `{"structured_outputs": {...}}` into vLLM's own type."""
+    """Turn what JSON cannot say into vLLM's own types."""
+    if "logit_bias" in options:
+        options = {**options, "logit_bias": {int(token): bias for token, bias in options["logit_bias"].items()}}
     if "structured_outputs" not in options:
         return options
     from vllm.sampling_params import StructuredOutputsParams

@@ -1,0 +1,103 @@
+"""`vllm serve` as a user starts it, on a free port of the loopback interface."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.end_to_end.worker import overlay_environment
+
+START_LIMIT = 180.0
+STOP_LIMIT = 60.0
+
+
+@dataclass
+class Server:
+    """A running server. `exit_code` is set once it has stopped."""
+
+    address: str
+    process: subprocess.Popen[bytes]
+    log_file: Path
+    exit_code: int | None = None
+
+    def log(self) -> str:
+        return self.log_file.read_text(encoding="utf-8", errors="replace")
+
+    def post(self, path: str, body: dict[str, Any], timeout: float = 120.0) -> Any:
+        data = json.dumps(body).encode()
+        request = urllib.request.Request(self.address + path, data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=timeout) as response:
+            return json.loads(response.read())
+
+    def stream(self, path: str, body: dict[str, Any], timeout: float = 120.0) -> Iterator[dict[str, Any]]:
+        """The events of a streamed answer."""
+        data = json.dumps({**body, "stream": True}).encode()
+        request = urllib.request.Request(self.address + path, data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=timeout) as response:
+            for line in response:
+                text = line.decode().strip()
+                if text.startswith("data: ") and text != "data: [DONE]":
+                    yield json.loads(text.removeprefix("data: "))
+
+    def wait_until_ready(self) -> None:
+        deadline = time.monotonic() + START_LIMIT
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise AssertionError(f"vllm serve ended with code {self.process.returncode}\n{self.log()[-6000:]}")
+            try:
+                with urllib.request.urlopen(f"{self.address}/health", timeout=5) as response:
+                    if response.status == 200:
+                        return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.3)
+        raise AssertionError(f"vllm serve was not ready after {START_LIMIT:.0f} s\n{self.log()[-6000:]}")
+
+    def stop(self) -> int:
+        """Ctrl-C, then wait; a server that does not end is killed and fails the test."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        try:
+            self.exit_code = self.process.wait(STOP_LIMIT)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"vllm serve did not stop within {STOP_LIMIT:.0f} s\n{self.log()[-6000:]}") from None
+        return self.exit_code
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@contextmanager
+def serve(model: Path | str, log_file: Path, *options: str, **environment: str) -> Iterator[Server]:
+    """Start the server, wait until it is ready; stop it at the end if the test has not."""
+    port = free_port()
+    vllm = str(Path(sys.executable).with_name("vllm"))
+    command = [vllm, "serve", str(model), "--host", "127.0.0.1", "--port", str(port), *options]
+    # The engine runs in a process of its own, as it does for users.
+    variables = overlay_environment(VLLM_ENABLE_V1_MULTIPROCESSING="1", **environment)
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                   cwd=log_file.parent)  # fmt: skip
+        server = Server(f"http://127.0.0.1:{port}", process, log_file)
+        try:
+            server.wait_until_ready()
+            yield server
+        finally:
+            if process.poll() is None:
+                server.stop()

@@ -1,0 +1,142 @@
+"""Patches one by one: any optional one may be off; without a required one no engine starts."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.worker import CHECKOUT, Worker, overlay_environment
+from tests.models.families import prompts
+
+pytestmark = pytest.mark.engine_process
+CLI = str(Path(sys.executable).with_name("ascend-patch"))
+GREEDY = {"temperature": 0, "max_tokens": 4, "ignore_eos": True, "detokenize": False}
+START_AN_ENGINE = """
+import sys
+from vllm import LLM
+LLM(sys.argv[1], dtype="float32", skip_tokenizer_init=True, enforce_eager=True, max_model_len=256,
+    kv_cache_memory_bytes=64 << 20)
+print("AN ENGINE STARTED")
+"""
+
+
+@lru_cache(maxsize=1)
+def registry() -> list[dict[str, Any]]:
+    """Every patch as `ascend-patch list --json` names it."""
+    shown = subprocess.run([CLI, "list", "--json"], env=overlay_environment(), cwd=CHECKOUT, timeout=120,
+                           capture_output=True, text=True)  # fmt: skip
+    assert shown.returncode == 0, shown.stderr
+    patches: list[dict[str, Any]] = json.loads(shown.stdout)["patches"]
+    return patches
+
+
+def ids(required: bool) -> list[str]:
+    return [patch["id"] for patch in registry() if patch["required"] is required and patch["state"] != "skipped"]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The parameters come from the registry: a new patch is tested without a change here."""
+    for name, required in (("optional_patch", False), ("required_patch", True)):
+        if name in metafunc.fixturenames:
+            try:
+                found = ids(required)
+            except (AssertionError, OSError, subprocess.TimeoutExpired):
+                # Fails these tests alone; an error here would end the collection of all.
+                found = ["unreadable-registry"]
+            metafunc.parametrize(name, found)
+
+
+@pytest.fixture(scope="module")
+def expected(worker: Worker, tiny_llama: str) -> list[list[int]]:
+    answers = worker.call("reference_greedy", folder=tiny_llama, dtype="float32", prompts=prompts(), count=4)
+    return [answer["token_ids"] for answer in answers]
+
+
+def start_engine(model: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Try to start an engine, with its core in a process of its own."""
+    variables = overlay_environment(VLLM_ENABLE_V1_MULTIPROCESSING="1", **environment)
+    return subprocess.run([sys.executable, "-c", START_AN_ENGINE, model], env=variables, cwd=folder, timeout=180,
+                          capture_output=True, text=True, stdin=subprocess.DEVNULL)  # fmt: skip
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], patch: str) -> None:
+    """The error names the patch and what to run, and comes before vLLM starts a process."""
+    output = done.stdout + done.stderr
+    assert done.returncode != 0, output[-3000:]
+    assert "AN ENGINE STARTED" not in output
+    assert patch in output
+    assert "ascend-patch" in output
+    assert "EngineCore" not in output, "an engine process was started first"
+
+
+def test_every_patch_is_listed_with_its_reason() -> None:
+    assert len(registry()) >= 10
+    for patch in registry():
+        assert patch["why"], patch["id"]
+        assert patch["state"] in {"pending", "skipped", "disabled"}, (patch["id"], patch["state"], patch["state_reason"])
+
+
+def test_generation_without_an_optional_patch(
+    optional_patch: str, tmp_path: Path, tiny_llama: str, expected: list[list[int]]
+) -> None:
+    """In float32 the answer stays the same: an optional patch is about speed or comfort."""
+    process = Worker(tmp_path / "worker.log", VLLM_ASCEND_PATCH_DISABLE=optional_patch)
+    try:
+        process.call("load", name="tiny", model=tiny_llama, dtype="float32", skip_tokenizer_init=True)
+        got = process.call("generate", name="tiny", prompts=prompts(), params=GREEDY)
+    finally:
+        code = process.close()
+    assert [answer["token_ids"] for answer in got] == expected
+    assert code == 0, process.log_tail()
+
+
+def test_disabling_a_required_patch_is_refused(required_patch: str, tmp_path: Path, tiny_llama: str) -> None:
+    assert_refused(start_engine(tiny_llama, tmp_path, VLLM_ASCEND_PATCH_DISABLE=required_patch), required_patch)
+
+
+def drifted_copy(target: str, folder: Path) -> None:
+    """Put into `folder` a vLLM whose `target` (`module:qualified.name`) has another body; all else is linked."""
+    module, _, qualname = target.partition(":")
+    spec = find_spec("vllm")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    original = Path(spec.submodule_search_locations[0])
+    relative = Path(*module.split(".")[1:])
+    source = original / relative / "__init__.py" if (original / relative).is_dir() else original / relative.with_suffix(".py")
+    tree = ast.parse(source.read_text())
+    node: Any = tree
+    for name in qualname.split("."):
+        node = next(item for item in node.body if getattr(item, "name", None) == name)
+    assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    node.body.insert(0, ast.parse("changed_upstream = True").body[0])
+    here, there = folder / "vllm", original
+    for part in source.relative_to(original).parts:
+        # Real folders on the way down to the file, links to everything beside them.
+        here.mkdir()
+        for entry in there.iterdir():
+            if entry.name not in (part, "__pycache__"):
+                (here / entry.name).symlink_to(entry)
+        here, there = here / part, there / part
+    here.write_text(ast.unparse(ast.fix_missing_locations(tree)))
+
+
+def test_a_drifted_required_patch_is_refused(tmp_path: Path, tiny_llama: str) -> None:
+    """vLLM changed a function that a required patch rewrites: the error names patch and target."""
+    patch, target = next(
+        (patch["id"], rewrite["target"])
+        for patch in registry() if patch["required"] and patch["state"] == "pending"
+        for variant in patch["variants"] if variant["versions"] == patch["variant"]
+        for rewrite in variant["rewrites"] if rewrite["kind"] in ("retarget", "replace") and "." in rewrite["target"].partition(":")[2]
+    )  # fmt: skip
+    drifted_copy(target, tmp_path)
+    done = start_engine(tiny_llama, tmp_path, PYTHONPATH=str(tmp_path))
+    assert_refused(done, patch)
+    assert target in done.stdout + done.stderr
