@@ -128,6 +128,22 @@ def decide_device(setting: str = "auto", dev: str = "/dev") -> DeviceDecision:
     return DeviceDecision(None, f"{dev} has no davinci device node and ASCEND_PATCH_DEVICE=host is not set")
 
 
+def inherited_environ(proc: str = "/proc/self/environ") -> Mapping[str, str]:
+    """The variables this process was started with, before anything in it changed them.
+
+    ``import ascend_patch`` exports its switch for child processes; who wants to
+    know what the user's shell says asks here. Falls back to ``os.environ`` where
+    there is no ``/proc``.
+    """
+    try:
+        with open(proc, "rb") as stream:
+            entries = stream.read().split(b"\0")
+    except OSError:
+        return dict(os.environ)
+    pairs = (os.fsdecode(entry).partition("=") for entry in entries if b"=" in entry)
+    return {name: value for name, _, value in pairs}
+
+
 def find_cann(environ: Mapping[str, str] | None = None, root: str = "/", home: str | None = None) -> Cann | None:
     """The CANN toolkit a process with `environ` would use, or None.
 

@@ -1,0 +1,144 @@
+"""The application: its commands, and how their refusals reach the user."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from ascend_patch.cli import diff, docs, doctor, listing, run, show, status, switch, verify
+from ascend_patch.cli.errors import USAGE, Refusal
+from ascend_patch.cli.output import complain, on_terminal
+from ascend_patch.engine.errors import OverlayError
+from ascend_patch.engine.vocabulary import DeclarationError
+
+CLOSED_PIPE = 141
+"""Exit code when the reader of a pipe went away, as other commands report it: 128 + SIGPIPE."""
+
+HELP = """Run stock vLLM on Ascend NPUs: list, explain, check and switch the patches that do it."""
+
+EPILOG = """\b
+Examples:
+  ascend-patch doctor                          does everything here fit together?
+  ascend-patch list --area attention           what is patched, and in which state
+  ascend-patch diff worker.init_device           upstream's code against ours
+  ascend-patch run -- vllm serve MODEL         start vLLM with the overlay
+  ascend-patch run --disable ops.activation -- python job.py
+
+\b
+Exit codes of every command:
+  0  in order
+  1  a finding: drift, disagreement, an error in doctor, a file out of date
+  2  wrong usage, unreadable or contradictory settings, unsupported vLLM; nothing was changed
+
+\b
+Environment:
+  VLLM_ASCEND_AUTOPATCH=1       patch vLLM in every Python process that imports it
+  VLLM_ASCEND_PATCH_DISABLE     ids to leave out, separated by commas
+  VLLM_ASCEND_PATCH_ONLY        apply only these ids and what they require
+  VLLM_ASCEND_PATCH_STRICT=1    any drift is an error
+  ASCEND_PATCH_DEVICE           auto (default), npu, or host (a CANN for the CPU)
+  NO_COLOR=1                    no colours
+
+Settings that last are in ascend_patch.toml: 'ascend-patch disable --help'."""
+
+
+class OverlayCommands(TyperGroup):
+    """Turns everything the overlay raises on purpose into one line on standard error and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command.
+
+        Raises:
+            typer.Exit: with the exit code of a refusal.
+        """
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except Refusal as refusal:
+            complain(_one_line(refusal))
+            raise typer.Exit(refusal.code) from None
+        except (OverlayError, DeclarationError) as error:
+            complain(_one_line(error))
+            raise typer.Exit(USAGE) from None
+        except BrokenPipeError:
+            # Python flushes once more at exit; give it somewhere to flush to.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(CLOSED_PIPE) from None
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            complain(f"{place}{error.strerror or error}")
+            raise typer.Exit(USAGE) from None
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Parse the command line and run it; wrong usage is reported in one line like any other refusal."""
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **extra)
+        try:
+            code = super().main(*args, standalone_mode=False, **extra)
+        except typer.BadParameter.__bases__ as error:  # the common base of all usage errors
+            complain(_usage(error))
+            sys.exit(USAGE)
+        except typer.Abort:
+            sys.exit(130)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _usage(error: Any) -> str:
+    text = " ".join(str(error.format_message()).split()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    return f"{text} (usage: '{context.command_path} --help')" if context is not None else text
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import ascend_patch
+
+        print(f"ascend-patch {ascend_patch.__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    cls=OverlayCommands,
+    help=HELP,
+    epilog=EPILOG,
+    no_args_is_help=True,
+    # Panels are for screens; into a pipe help is plain text.
+    rich_markup_mode="markdown" if on_terminal() else None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options before the command."""
+
+
+app.command("list", epilog=listing.EXAMPLES, help=listing.HELP)(listing.list_patches)
+app.command("show", epilog=show.EXAMPLES, help=show.HELP)(show.show)
+app.command("diff", epilog=diff.EXAMPLES, help=diff.HELP)(diff.diff)
+app.command("status", epilog=status.EXAMPLES, help=status.HELP)(status.status)
+app.command("enable", epilog=switch.EXAMPLES, help=switch.ENABLE_HELP)(switch.enable)
+app.command("disable", epilog=switch.EXAMPLES, help=switch.DISABLE_HELP)(switch.disable)
+app.command("doctor", epilog=doctor.EXAMPLES, help=doctor.HELP)(doctor.doctor)
+app.command("verify", epilog=verify.EXAMPLES, help=verify.HELP)(verify.verify)
+app.command(
+    "run",
+    epilog=run.EXAMPLES,
+    help=run.HELP,
+    context_settings={"allow_interspersed_args": False},
+)(run.run)
+app.command("docs", epilog=docs.EXAMPLES, help=docs.HELP)(docs.docs)
