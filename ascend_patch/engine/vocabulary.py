@@ -83,12 +83,15 @@ class Retarget(Rewrite):
         sites: how many places must change, counted over the function and the
             functions nested in it; several counts when upstream versions differ.
             Any other count is drift.
+        never_after: names after which a listed name stays what it is: ``("backends",)``
+            keeps ``torch.backends.cuda`` while ``torch.cuda`` is renamed.
     """
 
     kind: ClassVar[str] = "retarget"
     names: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     strings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     sites: int | tuple[int, ...] = 1
+    never_after: tuple[str, ...] = ()
 
     @property
     def allowed_sites(self) -> tuple[int, ...]:
@@ -101,6 +104,7 @@ class Register(Rewrite):
 
     `value` is a reference, resolved when the target's module has executed;
     with ``literal=True`` it is the text itself (for registries of dotted names).
+    A `key` with a colon in it is a reference too (for keys that are enum members).
     `key` is text, or with ``key_by_reference=True`` a reference (for mappings
     whose keys are enum members).
     """

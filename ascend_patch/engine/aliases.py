@@ -1,0 +1,91 @@
+"""Other names for a patched object: ``from x import y`` that ran before the patch.
+
+Only ``vars(module)`` is read, never an attribute: asking thousands of modules for an attribute
+imports hundreds of others through their lazy ``__getattr__``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from . import marks
+from .slots import Change, Slot, SlotChange
+from .vocabulary import Target
+
+
+@dataclass(frozen=True)
+class Alias:
+    """A module-level name that holds an object which was replaced where it is defined."""
+
+    module: ModuleType
+    name: str
+    change: SlotChange
+
+    def __str__(self) -> str:
+        return f"{self.module.__name__}:{self.name}"
+
+
+def followed(changes: Iterable[Change]) -> Mapping[int, SlotChange]:
+    """The changes whose aliases belong to the patch, by the identity of what was replaced.
+
+    Those of a module-level object in the module that defines it. A slot that merely imports a
+    thing (``torch``, say) is patched for that one module, and what others import is not touched.
+    """
+    index: dict[int, SlotChange] = {}
+    for change in changes:
+        if isinstance(change, SlotChange) and _defined_here(change.slot):
+            index[id(change.slot.stored)] = change
+    return index
+
+
+def _defined_here(slot: Slot) -> bool:
+    stored: Any = slot.stored
+    if slot.empty or not isinstance(slot.holder, ModuleType) or marks.is_constant(stored):
+        return False
+    if isinstance(stored, ModuleType):
+        return False
+    # What another patch put there is followed too: the name that held it must get the topmost layer.
+    return getattr(stored, "__module__", None) == slot.place.module or bool(marks.owner_of(stored))
+
+
+def find(index: Mapping[int, SlotChange], modules: Iterable[ModuleType]) -> Iterator[Alias]:
+    """Names in these modules that still hold what was replaced."""
+    if not index:
+        return
+    for module in modules:
+        for name, value in list(vars(module).items()):
+            change = index.get(id(value))
+            if change is not None and change.slot.stored is value:
+                yield Alias(module, name, change)
+
+
+def loaded(package: str = "") -> list[ModuleType]:
+    """The modules in ``sys.modules``, of one package or all."""
+    return [
+        module
+        for name, module in list(sys.modules.items())
+        if isinstance(module, ModuleType) and (not package or name == package or name.startswith(package + "."))
+    ]
+
+
+def imported_since(module: ModuleType, package: str) -> list[ModuleType]:
+    """The package's modules that were first imported after `module` was: ``sys.modules`` keeps that order."""
+    found = []
+    for name in reversed(list(sys.modules)):
+        if name == module.__name__:
+            break
+        neighbour = sys.modules.get(name)
+        if name.startswith(package + ".") and isinstance(neighbour, ModuleType):
+            found.append(neighbour)
+    return found
+
+
+def rewrite(alias: Alias, patch: str) -> SlotChange:
+    """Make an alias follow the patch; undone like any other change."""
+    place = Target(alias.module.__name__, alias.name)
+    slot = Slot(place, alias.module, alias.name, alias.change.slot.stored, own=True)
+    return SlotChange.make(slot, alias.change.new, patch)

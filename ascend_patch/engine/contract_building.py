@@ -1,0 +1,201 @@
+"""Generating contracts from a source tree. The only place that looks at the whole package."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from .contract_checking import describe
+from .contracts import ABSENT, Contract, ContractSet, site_key
+from .errors import SourceError
+from .registry import Registry
+from .sources import SourceFile, SourceTree
+from .syntax import bindings, count_sites, find_definition, flattened, import_origin, imported_module
+from .versions import fits, release_of
+from .vocabulary import Add, Retarget, Rewrite, Target, Variant
+
+
+def build(tree: SourceTree, registry: Registry, version: str | None = None) -> ContractSet:
+    """The contracts of every target that a variant fitting the tree's version has.
+
+    Targets that do not resolve get no contract: `contract_checking.check` reports them.
+    """
+    version = version or tree.version
+    variants = [item for patch in registry for item in patch.variants if fits(version, item.versions)]
+    rewrites = [rewrite for variant in variants for rewrite in variant.rewrites]
+    return build_for(tree, rewrites, release_of(version))
+
+
+def build_for(tree: SourceTree, rewrites: Iterable[Rewrite], version: str) -> ContractSet:
+    """The contracts of these rewrites' targets."""
+    by_target: dict[str, list[Rewrite]] = {}
+    for rewrite in rewrites:
+        by_target.setdefault(rewrite.target, []).append(rewrite)
+    usage = scan_package(tree, {Target.parse(text) for text in by_target})
+    targets = {}
+    for text, group in by_target.items():
+        contract = _contract(tree, Target.parse(text), group, usage[text])
+        if contract is not None:
+            targets[text] = contract
+    return ContractSet(version, targets)
+
+
+def variant_for(variants: Iterable[Variant], version: str) -> Variant | None:
+    """The variant that fits the version, if any."""
+    return next((item for item in variants if fits(version, item.versions)), None)
+
+
+def _contract(tree: SourceTree, place: Target, group: list[Rewrite], usage: Usage) -> Contract | None:
+    file = tree.find(place.module)
+    if file is None:
+        return None
+    definition = find_definition(tree, place)
+    adds = any(isinstance(rewrite, Add) for rewrite in group)
+    if definition is None or (definition.inherited and adds):
+        if not adds:
+            return None
+        return Contract(ABSENT, "", "", tree.relative(file), file.sha256)
+    described = describe(definition)
+    callable_ = described.kind not in ("class", "variable", "import")
+    return Contract(
+        kind=described.kind,
+        signature=described.signature,
+        syntax=described.syntax(),
+        file=tree.relative(definition.file),
+        sha256=definition.file.sha256,
+        sites={
+            site_key(rewrite): count_sites(definition, rewrite)
+            for rewrite in group
+            if isinstance(rewrite, Retarget) and callable_
+        },
+        overridden_by=tuple(sorted(usage.overridden_by)),
+        aliased_in=tuple(sorted(usage.aliased_in)),
+    )
+
+
+@dataclass
+class Usage:
+    """Where else in the package a target matters.
+
+    Attributes:
+        overridden_by: ``module:Class`` of subclasses that define the attribute themselves.
+        aliased_in: modules that bind a module-level target with a ``from ... import`` of their own.
+    """
+
+    overridden_by: set[str] = field(default_factory=set)
+    aliased_in: set[str] = field(default_factory=set)
+
+
+def scan_package(tree: SourceTree, targets: Iterable[Target]) -> Mapping[str, Usage]:
+    """Find overriding subclasses and aliases of every target.
+
+    Parsing a large package takes many seconds, so only those files are parsed whose text contains
+    the outermost name of a target, and then those that name a subclass found on the way.
+    """
+    targets = tuple(targets)
+    usage = {str(target): Usage() for target in targets}
+    outer = {target.qualname.partition(".")[0] for target in targets}
+    parsed: dict[str, SourceFile] = {}
+    _parse_files_naming(tree, outer, parsed)
+    classes = {target.qualname.partition(".")[0] for target in targets if "." in target.qualname}
+    subclasses = _subclasses(tree, classes, parsed)
+    for target in targets:
+        name, _, attribute = target.qualname.partition(".")
+        if not attribute:
+            for file in parsed.values():
+                if file.module != target.module and _aliases(tree, file, target):
+                    usage[str(target)].aliased_in.add(file.module)
+        else:
+            for module, node in _below(Target(target.module, name), subclasses):
+                if bindings(node.body, attribute):
+                    usage[str(target)].overridden_by.add(f"{module}:{node.name}")
+    return usage
+
+
+def _parse_files_naming(tree: SourceTree, names: Iterable[str], parsed: dict[str, SourceFile]) -> None:
+    needles = [name.encode() for name in names]
+    for module in tree.modules():
+        if module in parsed:
+            continue
+        file = tree.find(module)
+        if file is None or not any(needle in file.data for needle in needles):
+            continue
+        try:
+            file.syntax  # noqa: B018  parsed here, so that one unreadable file is skipped once
+        except SourceError:
+            continue
+        parsed[module] = file
+
+
+_Bases = dict[Target, list[tuple[str, ast.ClassDef]]]
+
+
+def _subclasses(tree: SourceTree, classes: Iterable[str], parsed: dict[str, SourceFile]) -> _Bases:
+    """Direct subclasses by base class, for the classes named and, transitively, their subclasses."""
+    wanted = set(classes)
+    done: set[str] = set()
+    found: _Bases = {}
+    while wanted - done:
+        new = wanted - done
+        done |= new
+        _parse_files_naming(tree, new, parsed)
+        for file in list(parsed.values()):
+            for node, base in _bases(file):
+                if base.rpartition(".")[2] in new or base in new:
+                    origin = _resolved(tree, file, base)
+                    found.setdefault(origin, []).append((file.module, node))
+                    wanted.add(node.name)
+    return found
+
+
+def _bases(file: SourceFile) -> Iterator[tuple[ast.ClassDef, str]]:
+    for node in flattened(file.syntax.body):
+        if isinstance(node, ast.ClassDef):
+            for base in node.bases:
+                yield node, ast.unparse(base).split("[")[0]
+
+
+def _resolved(tree: SourceTree, file: SourceFile, name: str) -> Target:
+    """The defining place of a name used in a file, through imports and re-exports."""
+    first, _, rest = name.partition(".")
+    for _ in range(8):
+        nodes = bindings(file.syntax.body, first)
+        origin = import_origin(file, nodes[-1], first) if nodes else None
+        if origin is None:
+            break
+        as_module = tree.find(f"{origin.module}.{origin.qualname}")
+        if as_module is not None and rest:
+            file, (first, _, rest) = as_module, rest.partition(".")
+            continue
+        next_file = tree.find(origin.module)
+        if next_file is None:
+            return origin
+        file, first = next_file, origin.qualname
+    return Target(file.module, first)
+
+
+def _below(place: Target, subclasses: _Bases) -> Iterator[tuple[str, ast.ClassDef]]:
+    seen: set[Target] = set()
+    waiting = [place]
+    while waiting:
+        for module, node in subclasses.get(waiting.pop(), ()):
+            child = Target(module, node.name)
+            if child not in seen:
+                seen.add(child)
+                waiting.append(child)
+                yield module, node
+
+
+def _aliases(tree: SourceTree, file: SourceFile, place: Target) -> bool:
+    """Whether the file binds the place with a module-level ``from ... import``, directly or through a re-export."""
+    for node in flattened(file.syntax.body):
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                if alias.name != place.qualname:
+                    continue
+                if imported_module(file, node) == place.module:
+                    return True
+                if _resolved(tree, file, alias.asname or alias.name) == place:
+                    return True
+    return False

@@ -1,0 +1,185 @@
+"""Does a source tree still look the way a patch expects? Answered from the sources alone.
+
+While a target's file is byte for byte a known one, its contract is looked up and nothing is
+parsed. Otherwise the file is parsed and the target compared with the contracts of the versions
+inside the variant's range: one that matches is enough, so a release between two known ones
+needs no contract of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from . import signatures
+from .contracts import ABSENT, Contract, ContractStore, site_key
+from .sources import SourceFile, SourceTree
+from .syntax import Definition, bindings, count_sites, find_definition, fingerprint, import_origin, signature_of
+from .vocabulary import Add, Register, Replace, Retarget, Rewrite, Target, Variant, Wrap
+
+UNCHECKED = "unchecked"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The result for one rewrite.
+
+    Attributes:
+        target: the rewrite's target as text.
+        problem: '' when all is well; ``missing``, ``moved``, ``exists``, ``kind``, ``signature``, ``body``,
+            ``sites`` or ``overridden`` when it drifted; ``unchecked`` when no contract mentions it.
+        text: what changed, for people.
+        against: the version whose contract it was compared with, '' when none.
+    """
+
+    target: str
+    problem: str = ""
+    text: str = ""
+    against: str = ""
+
+    @property
+    def drifted(self) -> bool:
+        return self.problem not in ("", UNCHECKED)
+
+
+Known = Sequence[tuple[str, Contract]]
+
+
+def check(tree: SourceTree, variant: Variant, store: ContractStore) -> tuple[Finding, ...]:
+    """Compare every target of a variant with the tree. Reads and, where it must, parses only the targets' files."""
+    nearest = list(store.by_distance(tree.version, variant.versions))
+    findings = []
+    for rewrite in variant.rewrites:
+        known = [(item.version, item.targets[rewrite.target]) for item in nearest if rewrite.target in item.targets]
+        findings.append(_check_rewrite(tree, rewrite, known))
+    return tuple(findings)
+
+
+def _check_rewrite(tree: SourceTree, rewrite: Rewrite, known: Known) -> Finding:
+    place = rewrite.place
+    file = tree.find(place.module)
+    if file is None:
+        return Finding(rewrite.target, "missing", f"module {place.module} does not exist")
+    by_file = _known_file(tree, file, rewrite, known)
+    if by_file is not None:
+        return by_file
+    definition = find_definition(tree, place)
+    if isinstance(rewrite, Add):
+        return _check_add(rewrite, definition)
+    if definition is None:
+        return _missing(tree, rewrite, file)
+    if isinstance(rewrite, Retarget):
+        return _check_sites(rewrite, definition, known)
+    if not known:
+        return Finding(
+            rewrite.target, UNCHECKED, "no contract in the variant's range: run 'ascend-patch verify --update'"
+        )
+    described = describe(definition)
+    problems = [(version, _difference(rewrite, contract, described)) for version, contract in known]
+    for version, difference in problems:
+        if difference is None:
+            return Finding(rewrite.target, against=version)
+    version, difference = problems[0]
+    assert difference is not None
+    problem, text = difference
+    if described.kind == "import" and problem == "kind":
+        return _moved(rewrite, file, definition, version)
+    return Finding(rewrite.target, problem, f"{text} since {version}", version)
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a contract says about a definition itself."""
+
+    kind: str
+    signature: str
+    syntax: Callable[[], str]
+
+
+def describe(definition: Definition) -> Description:
+    """Kind, signature and (computed when asked for) syntax fingerprint."""
+    return Description(definition.kind, signature_of(definition), lru_cache(lambda: fingerprint(definition)))
+
+
+def _known_file(tree: SourceTree, file: SourceFile, rewrite: Rewrite, known: Known) -> Finding | None:
+    """The verdict when the file is byte for byte one whose contract we have, else None."""
+    for version, contract in known:
+        if contract.sha256 != file.sha256 or contract.file != tree.relative(file):
+            continue
+        if isinstance(rewrite, Retarget):
+            counts = contract.sites.get(site_key(rewrite))
+            if counts is None:
+                return None  # the declaration is newer than the contract: count again
+            return _sites_finding(rewrite, counts, version)
+        if isinstance(rewrite, Add) != (contract.kind == ABSENT):
+            return None
+        return Finding(rewrite.target, against=version)
+    return None
+
+
+def _check_add(rewrite: Rewrite, definition: Definition | None) -> Finding:
+    if definition is None or definition.inherited:  # what a base class has may be overridden
+        return Finding(rewrite.target)
+    return Finding(rewrite.target, "exists", f"upstream now has it ({definition.file.path}:{definition.line})")
+
+
+def _check_sites(rewrite: Retarget, definition: Definition, known: Known) -> Finding:
+    if definition.inherited:
+        return Finding(rewrite.target, "moved", f"moved to the base class {definition.file.module}:{definition.owner}")
+    if definition.kind in ("class", "variable", "import"):
+        if definition.kind == "import":
+            return _moved(rewrite, definition.file, definition, "")
+        return Finding(rewrite.target, "kind", f"it is a {definition.kind}, not a function")
+    return _sites_finding(rewrite, count_sites(definition, rewrite), known[0][0] if known else "")
+
+
+def _sites_finding(rewrite: Retarget, counts: Iterable[int], against: str) -> Finding:
+    counts = tuple(counts)
+    if any(count in rewrite.allowed_sites for count in counts):
+        return Finding(rewrite.target, against=against)
+    found = " or ".join(map(str, counts)) or "0"
+    expected = " or ".join(map(str, rewrite.allowed_sites))
+    return Finding(rewrite.target, "sites", f"{found} sites to retarget instead of {expected}", against)
+
+
+def _difference(rewrite: Rewrite, contract: Contract, found: Description) -> tuple[str, str] | None:
+    """The first difference that matters to this kind of rewrite, as (problem, text)."""
+    if contract.kind != found.kind:
+        return "kind", f"it was a {contract.kind} and is a {found.kind}"
+    if isinstance(rewrite, Register):
+        return None
+    if contract.signature != found.signature:
+        return "signature", "; ".join(signatures.changes(contract.signature, found.signature))
+    if isinstance(rewrite, Replace) and contract.syntax != found.syntax():
+        return "body", "body changed"
+    assert isinstance(rewrite, (Replace, Wrap))
+    return None
+
+
+def _missing(tree: SourceTree, rewrite: Rewrite, file: SourceFile) -> Finding:
+    place = rewrite.place
+    outer, _, rest = place.qualname.partition(".")
+    nodes = bindings(file.syntax.body, outer)
+    if nodes and rest:
+        return Finding(rewrite.target, "missing", f"{outer} has no attribute {rest}")
+    return Finding(rewrite.target, "missing", f"{place.module} has no {outer}")
+
+
+def _moved(rewrite: Rewrite, file: SourceFile, definition: Definition, against: str) -> Finding:
+    origin = import_origin(file, definition.nodes[-1], rewrite.place.qualname.rpartition(".")[2])
+    where = f"moved to {origin}" if origin else "it is now imported from elsewhere"
+    return Finding(rewrite.target, "moved", where, against)
+
+
+def find_moved(tree: SourceTree, place: Target) -> tuple[str, ...]:
+    """Modules of the tree that now define the target's outermost name. Reads every file: for commands only."""
+    name = place.qualname.partition(".")[0]
+    needles = (f"def {name}(".encode(), f"class {name}(".encode(), f"class {name}:".encode())
+    found = []
+    for module in tree.modules():
+        file = tree.find(module)
+        if file is not None and module != place.module and any(needle in file.data for needle in needles):
+            if bindings(file.syntax.body, name):
+                found.append(module)
+    return tuple(found)

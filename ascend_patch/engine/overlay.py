@@ -1,0 +1,419 @@
+"""The overlay in one process: patches modules as they execute, keeps a journal, can undo it all."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import traceback as traceback_
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from types import ModuleType
+
+from . import aliases, marks
+from .errors import OverlayError, RequiredPatchError
+from .finder import HookFinder
+from .planning import Decision, Plan, fallen_with, sentence
+from .registry import Registry, rewrites_of
+from .rewriting import make, resolve
+from .slots import Change
+from .vocabulary import State
+
+log = logging.getLogger("ascend_patch")
+
+
+@dataclass(frozen=True)
+class Package:
+    """The package that is patched, and what the engine has to be told about it.
+
+    Attributes:
+        name: its import name.
+        distribution: its name in the package index.
+        start_gates: modules that only a process imports which really starts the package's work;
+            a missing required patch is an error at their import and not before.
+    """
+
+    name: str
+    distribution: str = ""
+    start_gates: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PatchStatus:
+    """One patch in this process.
+
+    Attributes:
+        applied: modules in which it is installed.
+        pending: target modules that are not imported yet.
+        late: target modules that were imported before the overlay.
+        early_importers: ``module:name`` places that had bound the original by then; they were rewritten.
+        stale_aliases: ``module:name`` places, outside the package, that still hold the original.
+    """
+
+    id: str
+    state: State
+    reason: str = ""
+    traceback: str = ""
+    applied: tuple[str, ...] = ()
+    pending: tuple[str, ...] = ()
+    late: tuple[str, ...] = ()
+    early_importers: tuple[str, ...] = ()
+    stale_aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class UndoReport:
+    """What an undo did.
+
+    Attributes:
+        undone: ids, in the order in which they were undone.
+        kept: places that somebody else had changed since, with who holds them; they were left alone.
+    """
+
+    undone: tuple[str, ...]
+    kept: tuple[str, ...]
+
+
+@dataclass
+class _Progress:
+    decision: Decision
+    state: State
+    reason: str
+    traceback: str = ""
+    modules: tuple[str, ...] = ()
+    done: list[str] = field(default_factory=list)
+    late: list[str] = field(default_factory=list)
+    early: list[str] = field(default_factory=list)
+
+    @property
+    def live(self) -> bool:
+        return self.state in (State.PENDING, State.APPLIED)
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        return tuple(name for name in self.modules if name not in self.done) if self.live else ()
+
+
+class Overlay:
+    """Carries out a plan. Thread-safe; `install` and the patching of each module are idempotent.
+
+    Locking: `_lock` protects the journal and the states. It is never held while something is
+    imported, because another thread may hold that module's import lock and wait for ours.
+    """
+
+    def __init__(
+        self,
+        package: Package,
+        plan: Plan,
+        registry: Registry,
+        *,
+        finder: HookFinder | None = None,
+        on_change: Callable[[], None] | None = None,
+        warn: bool = True,
+    ) -> None:
+        """Prepare; nothing is changed yet.
+
+        Args:
+            finder: a finder that is in ``sys.meta_path`` already, to add our hooks to.
+            on_change: called whenever the state of a patch may have changed.
+            warn: whether this process logs the one warning about optional patches that are out.
+        """
+        self.package = package
+        self.plan = plan
+        self.registry = registry
+        self._finder = finder or HookFinder()
+        self.on_change = on_change or (lambda: None)
+        self._warn = warn
+        self._lock = threading.RLock()
+        self._installed = False
+        self._gate_passed = False
+        self._journal: list[tuple[str, Change]] = []
+        self._progress = {item.patch.id: self._begin(item) for item in plan}
+
+    @staticmethod
+    def _begin(decision: Decision) -> _Progress:
+        rewrites = decision.variant.rewrites if decision.accepted and decision.variant else ()
+        modules = tuple(dict.fromkeys(rewrite.place.module for rewrite in rewrites))
+        return _Progress(decision, decision.state, decision.reason, modules=modules)
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the set of patches and their code; the same in all processes that agree."""
+        return self.plan.fingerprint
+
+    @property
+    def gate_passed(self) -> bool:
+        """Whether this process has started the package's work."""
+        return self._gate_passed
+
+    @property
+    def settled(self) -> bool:
+        """Whether no patch waits for a module any more."""
+        return not any(progress.pending for progress in self._progress.values())
+
+    # -- installing --------------------------------------------------------------------------------
+
+    def install(self) -> None:
+        """Patch what is imported already, and wait for the rest. A second call does nothing.
+
+        Raises:
+            RequiredPatchError: a start gate was imported before and a required patch is not in force.
+        """
+        with self._lock:
+            if self._installed:
+                return
+            self._installed = True
+        for name in self._targets():
+            self._finder.after(name, self._executed)
+        for gate in self.package.start_gates:
+            self._finder.before(gate, self._pass_gate)
+        self._finder.install()
+        for name in self._targets():
+            self._catch_up(name)
+        warnings = self.plan.warnings()
+        if warnings and self._warn:
+            log.warning("%s", "\n".join(warnings))
+        if any(_has_executed(gate) for gate in self.package.start_gates):
+            self.check_start()
+        self.on_change()
+
+    def _targets(self) -> list[str]:
+        return list(dict.fromkeys(name for item in self._progress.values() for name in item.modules))
+
+    def _catch_up(self, name: str) -> None:
+        """Patch a module that was imported before us."""
+        if not _has_executed(name):
+            return
+        module = sys.modules[name]
+        for progress in self._in_order(name):
+            if name not in progress.done:
+                progress.late.append(name)
+                self._apply(progress, module, aliases.loaded(self.package.name))
+
+    def _executed(self, module: ModuleType) -> None:
+        """The finder's call: a target module has just executed, for the first time or again (reload)."""
+        name = module.__name__
+        with self._lock:
+            self._journal = [
+                (id, change) for id, change in self._journal if change.in_force or change.module is not module
+            ]
+        # Only modules imported while this one executed can have bound its names already.
+        neighbours = aliases.imported_since(module, self.package.name)
+        for progress in self._in_order(name):
+            self._apply(progress, module, neighbours)
+        self.on_change()
+
+    def _in_order(self, module: str) -> list[_Progress]:
+        return [item for item in self._progress.values() if module in item.modules]
+
+    def _apply(self, progress: _Progress, module: ModuleType, neighbours: Iterable[ModuleType]) -> None:
+        """Make a patch's rewrites in one module, or take its whole feature back."""
+        patch, variant = progress.decision.patch, progress.decision.variant
+        assert variant is not None
+        name = module.__name__
+        try:
+            resolved = [resolve(patch, rewrite) for rewrite in rewrites_of(variant, name)] if progress.live else []
+            with self._lock:
+                if not progress.live:
+                    return
+                for item in resolved:
+                    changes = make(item, module)
+                    self._journal.extend((patch.id, change) for change in changes)
+                    progress.early += self._follow(patch.id, changes, neighbours)
+                if name not in progress.done:
+                    progress.done.append(name)
+                if not progress.pending:
+                    progress.state = State.APPLIED
+        except Exception as error:
+            self._fail(progress, name, error)
+
+    def _follow(self, id: str, changes: Iterable[Change], modules: Iterable[ModuleType]) -> list[str]:
+        """Rewrite the aliases of what was replaced; returns their places."""
+        found = list(aliases.find(aliases.followed(changes), modules))
+        for alias in found:
+            self._journal.append((id, aliases.rewrite(alias, id)))
+        return [str(alias) for alias in found]
+
+    def _fail(self, progress: _Progress, module: str, error: Exception) -> None:
+        """Undo a patch and its feature, in all modules, and remember why."""
+        broken = progress.decision.patch
+        with self._lock:
+            progress.state = State.FAILED
+            progress.reason = f"in {module}: {type(error).__name__}: {error}"
+            progress.traceback = "".join(traceback_.format_exception(error))
+            standing = [id for id, item in self._progress.items() if item.live]
+            fallen = fallen_with(self.registry, broken.id, standing)
+            fallen = (*fallen, *self._stacked_on({broken.id, *fallen}))
+            for id in fallen:
+                self._progress[id].state = State.ROLLED_BACK
+                self._progress[id].reason = f"it belongs to the feature {broken.id}, which failed: {progress.reason}"
+            kept = self._take_back({broken.id, *fallen})
+            if kept:
+                progress.reason += f"; not rolled back: {'; '.join(kept)}"
+        self.on_change()
+        if self._gate_passed:
+            self.check_start()
+        if self._warn and not (broken.required or self.plan.strict):
+            log.warning("%s", self._sentence(progress))
+
+    # -- the start gate ----------------------------------------------------------------------------
+
+    def check_start(self) -> None:
+        """Raise unless everything required is in force (or will be, as its modules come in).
+
+        Raises:
+            RequiredPatchError: with a line for each patch that is missing.
+        """
+        problems = self.plan.problems()
+        for progress in self._progress.values():
+            out_since = progress.decision.accepted and not progress.live
+            if out_since and (progress.decision.patch.required or self._drifted_in_strict(progress)):
+                problems.append(self._sentence(progress))
+        if problems:
+            raise RequiredPatchError("\n".join(problems))
+
+    def _drifted_in_strict(self, progress: _Progress) -> bool:
+        return self.plan.strict and progress.state in (State.FAILED, State.ROLLED_BACK)
+
+    def _pass_gate(self, _: ModuleType) -> None:
+        self._gate_passed = True
+        self.sweep()
+        self.on_change()
+        self.check_start()
+
+    def _sentence(self, progress: _Progress) -> str:
+        patch = progress.decision.patch
+        return sentence(self.plan.package, self.plan.version, patch, progress.state, progress.reason)
+
+    def sweep(self) -> None:
+        """Look once more for names in the package that still hold an original, and make them follow."""
+        with self._lock:
+            by_patch: dict[str, list[Change]] = {}
+            for id, change in self._journal:
+                by_patch.setdefault(id, []).append(change)
+            modules = aliases.loaded(self.package.name)
+            for id, changes in by_patch.items():
+                self._progress[id].early += self._follow(id, changes, modules)
+
+    # -- undoing -----------------------------------------------------------------------------------
+
+    def undo(self, *ids: str) -> UndoReport:
+        """Take patches back, with those that require them; all of them without arguments.
+
+        Raises:
+            OverlayError: there is no such patch.
+        """
+        unknown = [id for id in ids if id not in self.registry]
+        if unknown:
+            raise OverlayError(f"there is no patch {unknown[0]}: see 'ascend-patch list'")
+        wanted = set(ids or self.registry.ids)
+        for id in ids:
+            wanted.update(self.registry.dependents(id))
+        with self._lock:
+            wanted.update(self._stacked_on(wanted))
+            undone = [id for id in reversed(self.registry.ids) if id in wanted and self._progress[id].live]
+            kept = self._take_back(set(undone))
+            for id in undone:
+                self._progress[id].state = State.DISABLED
+                self._progress[id].reason = "undone in this process" + (f"; {'; '.join(kept)}" if kept else "")
+                self._progress[id].done.clear()
+            if not any(progress.live for progress in self._progress.values()):
+                self._withdraw()
+        self.on_change()
+        return UndoReport(tuple(undone), tuple(kept))
+
+    def _stacked_on(self, ids: set[str]) -> tuple[str, ...]:
+        """Live patches whose changes lie on top of these patches' in one place, with those that require them."""
+        found: set[str] = set()
+        while True:
+            below = {change.place for id, change in self._journal if id in ids | found}
+            more: set[str] = set()
+            seen: set[str] = set()
+            for id, change in self._journal:
+                if id in ids | found:
+                    seen.add(change.place)
+                elif change.place in seen & below:
+                    more.update((id, *self.registry.dependents(id)))
+            more = {id for id in more if self._progress[id].live} - ids - found
+            if not more:
+                return tuple(id for id in self.registry.ids if id in found)
+            found |= more
+
+    def _take_back(self, ids: set[str]) -> list[str]:
+        """Undo the journal's entries of these patches, last first; returns what somebody else holds now."""
+        kept = []
+        rest = []
+        for id, change in reversed(self._journal):
+            if id not in ids:
+                rest.append((id, change))
+                continue
+            holder = change.undo()
+            if holder:
+                kept.append(f"{change.place} is held by {holder}")
+        self._journal = rest[::-1]
+        for id in ids:
+            self._progress[id].done.clear()
+        return kept
+
+    def _withdraw(self) -> None:
+        for name in self._targets():
+            self._finder.forget(name, self._executed)
+        for gate in self.package.start_gates:
+            self._finder.forget(gate, self._pass_gate)
+        if self._finder.idle:
+            self._finder.remove()
+
+    # -- looking -----------------------------------------------------------------------------------
+
+    def status(self) -> list[PatchStatus]:
+        """Every patch, in the order of application."""
+        with self._lock:
+            stale: dict[str, list[str]] = {}
+            owners = {id(change): patch for patch, change in self._journal}
+            for alias in aliases.find(aliases.followed(change for _, change in self._journal), aliases.loaded()):
+                stale.setdefault(owners[id(alias.change)], []).append(str(alias))
+            return [
+                PatchStatus(
+                    id=name,
+                    state=item.state,
+                    reason=item.reason,
+                    traceback=item.traceback,
+                    applied=tuple(item.done),
+                    pending=item.pending,
+                    late=tuple(item.late),
+                    early_importers=tuple(dict.fromkeys(item.early)),
+                    stale_aliases=tuple(stale.get(name, ())),
+                )
+                for name, item in self._progress.items()
+            ]
+
+
+def _has_executed(name: str) -> bool:
+    module = sys.modules.get(name)
+    if module is None:
+        return False
+    return not getattr(getattr(module, "__spec__", None), "_initializing", False)
+
+
+_current: Overlay | None = None
+
+
+def current() -> Overlay | None:
+    """The overlay that is active in this process, if any."""
+    return _current
+
+
+def set_current(overlay: Overlay | None) -> None:
+    """Make `overlay` the one that `current` and `fingerprint` speak of."""
+    global _current
+    _current = overlay
+
+
+def fingerprint() -> str:
+    """The active patch set's fingerprint, '' without one: a part of every cache key for compiled code."""
+    return _current.fingerprint if _current is not None else ""
+
+
+def owner_of(obj: object) -> str:
+    """The patch that installed `obj`, or ''."""
+    return marks.owner_of(obj)
