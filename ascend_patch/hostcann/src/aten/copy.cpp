@@ -1,0 +1,70 @@
+#include "copy.h"
+
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_strided.h>
+
+#include <cstring>
+
+#include "alias.h"
+#include "hostcann/runtime.h"
+
+namespace hostcann::aten {
+namespace {
+
+const char* direction(bool to_npu, bool from_npu) {
+  return to_npu ? (from_npu ? "device_to_device" : "host_to_device") : "device_to_host";
+}
+
+bool same_layout(const at::Tensor& a, const at::Tensor& b) {
+  return a.scalar_type() == b.scalar_type() && a.sizes() == b.sizes() && a.strides() == b.strides() &&
+         a.is_non_overlapping_and_dense() && a.is_neg() == b.is_neg() && a.is_conj() == b.is_conj();
+}
+
+}  // namespace
+
+at::Tensor& copy_(at::Tensor& self, const at::Tensor& source, bool non_blocking) {
+  if (self.is_same(source) || self.numel() == 0) return self;
+  const at::AutoDispatchBelowADInplaceOrView below_autograd;
+  const bool to_npu = is_npu(self);
+  const bool from_npu = is_npu(source);
+  const bool crosses = to_npu != from_npu;
+  if (C10_UNLIKELY(trace_enabled())) {
+    trace_count(TraceKind::kCopy, direction(to_npu, from_npu), source.nbytes());
+    if (crosses && !non_blocking) trace_count(TraceKind::kSync, "copy_");
+  }
+  const c10::DeviceIndex device = to_npu ? self.device().index() : source.device().index();
+  if (C10_UNLIKELY(streams_are_deferred())) synchronize(current_stream(device));
+  if (!crosses && !compute_enabled()) return self;
+
+  at::Tensor target = to_npu ? cpu_alias(self) : self;
+  const at::Tensor from = from_npu ? cpu_alias(source) : source;
+  if (same_layout(target, from)) {
+    std::memmove(target.mutable_data_ptr(), from.const_data_ptr(), target.nbytes());
+  } else {
+    target.copy_(from);  // casts, broadcasts and strides
+  }
+  return self;
+}
+
+at::Tensor to_copy(const at::Tensor& self, std::optional<at::ScalarType> dtype, std::optional<at::Layout> layout,
+                   std::optional<at::Device> device, std::optional<bool> pin_memory, bool non_blocking,
+                   std::optional<at::MemoryFormat> memory_format) {
+  TORCH_CHECK(!layout || *layout == at::kStrided, "hostcann: only strided tensors exist on the NPU");
+  const at::TensorOptions options = self.options()
+                                        .dtype(dtype.value_or(self.scalar_type()))
+                                        .device(device.value_or(self.device()))
+                                        .pinned_memory(pin_memory.value_or(false));
+  const at::MemoryFormat format = memory_format.value_or(at::MemoryFormat::Preserve);
+  at::Tensor result;
+  if (format == at::MemoryFormat::Preserve && self.is_non_overlapping_and_dense()) {
+    result = at::empty_strided(self.sizes(), self.strides(), options);
+  } else {
+    const at::MemoryFormat wanted = format == at::MemoryFormat::Preserve ? self.suggest_memory_format() : format;
+    result = at::empty(self.sizes(), options, wanted);
+  }
+  result.copy_(self, non_blocking);
+  return result;
+}
+
+}  // namespace hostcann::aten

@@ -1,0 +1,188 @@
+#include "fallback.h"
+
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/empty.h>
+#include <c10/core/DeviceGuard.h>
+
+#include "alias.h"
+#include "allocator.h"
+#include "hostcann/runtime.h"
+#include "random.h"
+
+namespace hostcann::aten {
+namespace {
+
+using torch::jit::Stack;
+
+struct Pair {
+  at::Tensor npu;
+  at::Tensor cpu;
+};
+
+// The state of one call: which NPU tensors went in, and as which CPU tensors.
+class Call {
+ public:
+  explicit Call(const OperatorPlan& plan) : plan_(plan) {}
+
+  bool has_device() const { return has_device_; }
+  c10::Device device() const { return device_; }
+
+  at::Tensor to_cpu(const at::Tensor& tensor) {
+    if (!tensor.defined()) return tensor;
+    if (tensor.device().type() != kNpu) {
+      check_cpu_argument(tensor);
+      return tensor;
+    }
+    use_device(tensor.device());
+    check_dtype(tensor);
+    for (const Pair& pair : pairs_) {
+      if (pair.npu.is_same(tensor)) return pair.cpu;
+    }
+    pairs_.push_back({tensor, cpu_alias(tensor)});
+    return pairs_.back().cpu;
+  }
+
+  void use_device(c10::Device device) {
+    if (device.index() < 0) device.set_index(static_cast<c10::DeviceIndex>(std::max(current_device(), 0)));
+    TORCH_CHECK(!has_device_ || device == device_, "Expected all tensors to be on the same device, but found at least ",
+                "two devices, ", device_, " and ", device, "! (aten::", plan_.name, ")");
+    device_ = device;
+    has_device_ = true;
+  }
+
+  // A CPU tensor next to NPU tensors is only allowed as a number (0-dim), as on every device of PyTorch.
+  void check_mix() const {
+    TORCH_CHECK(!has_device_ || !has_cpu_tensor_ || pairs_.empty(),
+                "Expected all tensors to be on the same device, but found at least two devices, ", device_,
+                " and cpu! (aten::", plan_.name, ")");
+  }
+
+  // The NPU tensor for a result of the CPU kernel.
+  at::Tensor to_npu(at::Tensor result) {
+    if (!result.defined()) return result;
+    const c10::StorageImpl* const storage = result.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl();
+    for (const Pair& pair : pairs_) {
+      if (pair.cpu.is_same(result)) return pair.npu;
+      if (pair.cpu.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl() == storage) {
+        return view_of(pair.npu, result);
+      }
+    }
+    return adopt(std::move(result), device_);
+  }
+
+  // An out argument that the CPU kernel resized got new sizes, and new memory if it had to grow.
+  void finish_written() {
+    for (const Pair& pair : pairs_) {
+      if (C10_LIKELY(pair.npu.sizes() == pair.cpu.sizes())) continue;
+      pair.npu.resize_(pair.cpu.sizes());
+      if (pair.cpu.data_ptr() != pair.npu.data_ptr() && pair.cpu.numel() > 0) cpu_alias(pair.npu).copy_(pair.cpu);
+    }
+  }
+
+  const c10::SmallVector<Pair, 6>& pairs() const { return pairs_; }
+
+ private:
+  void check_cpu_argument(const at::Tensor& tensor) {
+    if (tensor.dim() == 0 || (plan_.cpu_indices && !c10::isFloatingType(tensor.scalar_type()))) return;
+    has_cpu_tensor_ = true;
+  }
+
+  void check_dtype(const at::Tensor& tensor) const {
+    const c10::ScalarType dtype = tensor.scalar_type();
+    TORCH_CHECK(!plan_.floats_only || dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16,
+                "hostcann: aten::", plan_.name, " is not implemented for ", dtype,
+                " on the NPU, dtype support list [DT_FLOAT, DT_FLOAT16, DT_BFLOAT16] (error 161002)");
+    TORCH_CHECK(dtype != at::kBFloat16 || soc().bfloat16, "hostcann: ", soc().name,
+                " does not compute in bfloat16 (aten::", plan_.name, ", error 161002)");
+  }
+
+  const OperatorPlan& plan_;
+  c10::SmallVector<Pair, 6> pairs_;
+  c10::Device device_{kNpu, 0};
+  bool has_device_ = false;
+  bool has_cpu_tensor_ = false;
+};
+
+void convert_argument(const ArgumentPlan& argument, c10::IValue& value, Call& call) {
+  switch (argument.kind) {
+    case ArgumentKind::kTensor:
+      if (value.isTensor()) value = call.to_cpu(value.toTensor());
+      break;
+    case ArgumentKind::kTensorList:
+      if (value.isTensorList()) {
+        c10::List<at::Tensor> converted;
+        const auto list = value.toTensorVector();
+        converted.reserve(list.size());
+        for (const at::Tensor& tensor : list) converted.push_back(call.to_cpu(tensor));
+        value = std::move(converted);
+      }
+      break;
+    case ArgumentKind::kOptionalTensorList:
+      if (!value.isNone()) {
+        c10::List<std::optional<at::Tensor>> converted;
+        for (const std::optional<at::Tensor>& tensor : value.toOptionalTensorVector()) {
+          converted.push_back(tensor ? std::optional<at::Tensor>(call.to_cpu(*tensor)) : std::nullopt);
+        }
+        value = std::move(converted);
+      }
+      break;
+    case ArgumentKind::kDevice:
+      if (value.isDevice() && value.toDevice().type() == kNpu) {
+        call.use_device(value.toDevice());
+        value = c10::Device(c10::DeviceType::CPU);
+      }
+      break;
+    case ArgumentKind::kGenerator:
+      break;  // done after the device is known
+  }
+}
+
+void convert_result(const ReturnPlan& result, c10::IValue& value, Call& call) {
+  if (result.kind == ReturnPlan::kTensor) {
+    if (value.isTensor()) value = call.to_npu(std::move(value).toTensor());
+  } else if (result.kind == ReturnPlan::kTensorList && value.isTensorList()) {
+    c10::List<at::Tensor> converted;
+    auto list = std::move(value).toTensorVector();
+    for (at::Tensor& tensor : list) converted.push_back(call.to_npu(std::move(tensor)));
+    value = std::move(converted);
+  }
+}
+
+// torch-npu initialises the device with the first tensor it makes; an operator without tensor arguments may come first.
+void initialise_device(c10::Device device) {
+  static const at::Tensor first = at::empty({0}, at::TensorOptions().device(device));
+}
+
+}  // namespace
+
+void Fallback::operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet, Stack* stack) {
+  const at::AutoDispatchBelowADInplaceOrView below_autograd;
+  Call call(plan_);
+  const size_t first = stack->size() - plan_.arguments;
+  for (const ArgumentPlan& argument : plan_.interesting) convert_argument(argument, (*stack)[first + argument.index], call);
+  call.check_mix();
+  if (C10_UNLIKELY(call.pairs().empty() && call.has_device())) initialise_device(call.device());
+
+  c10::OptionalDeviceGuard device_guard;
+  if (C10_UNLIKELY(call.device().index() != current_device())) device_guard.reset_device(call.device());
+  if (C10_UNLIKELY(trace_enabled())) {
+    trace_count(TraceKind::kAten, plan_.name.c_str());
+    if (plan_.synchronises) trace_count(TraceKind::kSync, plan_.name.c_str());
+  }
+  if (C10_UNLIKELY(streams_are_deferred())) synchronize(current_stream(call.device().index()));
+
+  {
+    const Redirect redirect;
+    if (C10_UNLIKELY(plan_.random)) {
+      call_with_random_numbers(plan_, call.device(), stack);
+    } else {
+      handle.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), stack);
+    }
+  }
+
+  call.finish_written();
+  const size_t first_result = stack->size() - plan_.returns;
+  for (uint16_t i = 0; i < plan_.returns; ++i) convert_result(plan_.results[i], (*stack)[first_result + i], call);
+}
+
+}  // namespace hostcann::aten

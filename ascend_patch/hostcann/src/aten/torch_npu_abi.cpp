@@ -1,0 +1,71 @@
+#include "torch_npu_abi.h"
+
+#include <ATen/ops/empty_strided.h>
+#include <c10/core/Stream.h>
+#include <dlfcn.h>
+
+namespace hostcann::aten {
+namespace {
+
+// c10_npu::NPUStream: a c10::Stream with a destructor of its own, hence returned through memory.
+struct NpuStream {
+  c10::Stream stream;
+  ~NpuStream() {}  // NOLINT: a user-provided destructor decides how the value is returned
+};
+
+using GetCurrentStream = NpuStream (*)(c10::DeviceIndex);
+using GetHandle = void* (*)(const NpuStream*, bool);
+
+template <typename Function>
+Function find(const char* symbol) {
+  void* const address = dlsym(RTLD_DEFAULT, symbol);
+  if (address != nullptr) return reinterpret_cast<Function>(address);
+  // torch_npu's library is loaded by its Python module and need not be in the global scope.
+  void* const library = dlopen("libtorch_npu.so", RTLD_NOW | RTLD_NOLOAD);
+  return library == nullptr ? nullptr : reinterpret_cast<Function>(dlsym(library, symbol));
+}
+
+}  // namespace
+
+bool storage_layout_is_known(c10::DeviceIndex device) {
+  static const bool known = [device] {
+    const at::Tensor probe =
+        at::empty_strided({2, 3}, {3, 1}, at::TensorOptions().dtype(at::kHalf).device(c10::Device(kNpu, device)));
+    const auto* const storage = static_cast<const NpuStorage*>(probe.storage().unsafeGetStorageImpl());
+    const StorageDescription& found = storage->description;
+    return found.base_sizes == c10::IntArrayRef({2, 3}) && found.base_strides == c10::IntArrayRef({3, 1}) &&
+           found.storage_sizes == c10::IntArrayRef({2, 3}) && found.format == 2 &&
+           found.dtype == caffe2::TypeMeta::Make<at::Half>();
+  }();
+  return known;
+}
+
+c10::intrusive_ptr<c10::StorageImpl> make_npu_storage(c10::DataPtr data, size_t bytes, c10::IntArrayRef sizes,
+                                                      c10::IntArrayRef strides, caffe2::TypeMeta dtype) {
+  static const c10::StorageImplCreateHelper create = c10::GetStorageImplCreate(kNpu);
+  static c10::Allocator* const allocator = c10::GetAllocator(kNpu);
+  const bool described = storage_layout_is_known(data.device().index());
+  c10::intrusive_ptr<c10::StorageImpl> storage =
+      create(c10::StorageImpl::use_byte_size_t(), bytes, std::move(data), allocator, true);
+  if (described) {
+    StorageDescription& description = static_cast<NpuStorage*>(storage.get())->description;
+    description.base_sizes.assign(sizes.begin(), sizes.end());
+    description.base_strides.assign(strides.begin(), strides.end());
+    description.storage_sizes.assign(sizes.begin(), sizes.end());
+    description.origin_format = 2;
+    description.format = 2;
+    description.dtype = dtype;
+  }
+  return storage;
+}
+
+void* current_stream(c10::DeviceIndex device) {
+  static const auto get_stream = find<GetCurrentStream>("_ZN7c10_npu19getCurrentNPUStreamEa");
+  static const auto get_handle = find<GetHandle>("_ZNK7c10_npu9NPUStream6streamEb");
+  TORCH_CHECK(get_stream != nullptr && get_handle != nullptr,
+              "hostcann: this torch-npu does not export getCurrentNPUStream; HOSTCANN_STREAMS=inorder works without");
+  const NpuStream stream = get_stream(device);
+  return get_handle(&stream, false);
+}
+
+}  // namespace hostcann::aten
