@@ -1,0 +1,82 @@
+"""What the overlay costs at interpreter start and when it applies its patches, against the budgets.
+
+    python benchmarks/startup.py
+
+The start-up line is timed inside new interpreters, so that process creation does not drown it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+ROUNDS = 40
+APPLY_ROUNDS = 5
+# Reads the two start-up files again in an interpreter that has not processed them (-S), as site does.
+TIME_THE_LINE = """
+import sys, time, json
+folder = sys.argv[1]
+sys.path[:0] = sys.argv[1:]
+import site
+known = set(sys.modules)
+begun = time.perf_counter()
+site.addpackage(folder, "ascend_patch.pth", set())
+spent = time.perf_counter() - begun
+print(json.dumps([spent * 1e3, sorted(set(sys.modules) - known)]))
+"""
+
+
+def start_up(on: bool) -> tuple[float, int]:
+    """Milliseconds (median) that the start-up line takes, and how many modules it imports."""
+    import sysconfig
+
+    import ascend_patch
+
+    site_packages = sysconfig.get_paths()["purelib"]
+    package_parent = str(Path(ascend_patch.__path__[0]).parent)
+    environment = {**os.environ, "VLLM_ASCEND_AUTOPATCH": "1" if on else "0"}
+    times, modules = [], 0
+    for _ in range(ROUNDS):
+        command = [sys.executable, "-S", "-E", "-c", TIME_THE_LINE, site_packages, package_parent]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        spent, names = json.loads(done.stdout)
+        times.append(spent)
+        modules = len(names)
+    return statistics.median(times), modules
+
+
+def applying() -> tuple[float, dict[str, int]]:
+    """Milliseconds (median) for planning and applying everything, and the patches by state."""
+    environment = {**os.environ, "VLLM_ASCEND_AUTOPATCH": "1", "ASCEND_PATCH_DEVICE": "host"}
+    worker = str(Path(__file__).with_name("apply_worker.py"))
+    answers = []
+    for _ in range(APPLY_ROUNDS):
+        done = subprocess.run([sys.executable, worker], env=environment, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(done.stderr[-3000:])
+        answers.append(json.loads(done.stdout.splitlines()[-1]))
+    return statistics.median(answer["overlay_ms"] for answer in answers), answers[-1]["states"]
+
+
+def table() -> str:
+    off, off_modules = start_up(on=False)
+    on, on_modules = start_up(on=True)
+    apply, states = applying()
+    shown = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    return "\n".join(
+        [
+            "| start-up | measured | budget |",
+            "|---|---|---|",
+            f"| interpreter start, overlay off | {off:.2f} ms, {off_modules} new modules | 0.3 ms, 0 new modules |",
+            f"| interpreter start, on, vLLM not imported | {on:.2f} ms, {on_modules} new modules | 1 ms, 2 new modules |",
+            f"| planning and applying for vLLM 0.32.0 ({shown}) | {apply:.0f} ms | 50 ms |",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    print(table())
