@@ -13,6 +13,7 @@ import pytest
 
 pytestmark = pytest.mark.packaging
 IGNORED = ("__pycache__", ".pyc")
+AT_THE_TOP = ("ascend_patch.pth", "ascend_patch.start", "_ascend_patch_start.py")
 
 
 def run(*command: str, cwd: Path, **environment: str) -> str:
@@ -77,7 +78,7 @@ def test_wheel_holds_the_whole_package_and_nothing_else(wheel: Path, checkout: P
     assert any(name.startswith("ascend_patch/patches/contracts/") and name.endswith(".json") for name in wanted)
     with zipfile.ZipFile(wheel) as archive:
         packed = {name: archive.read(name) for name in archive.namelist() if ".dist-info/" not in name}
-        start = {name: packed.pop(name) for name in ("ascend_patch.pth", "ascend_patch.start")}
+        start = {name: packed.pop(name) for name in AT_THE_TOP}
         links = [item.filename for item in archive.infolist() if (item.external_attr >> 16) & 0o170000 == 0o120000]
     assert links == []
     assert sorted(packed) == sorted(wanted)
@@ -112,8 +113,7 @@ def test_install_and_uninstall(
 ) -> None:
     python = new_environment(request.getfixturevalue(kind))
     site = site_packages(python)
-    assert (site / "ascend_patch.pth").is_file()
-    assert (site / "ascend_patch.start").is_file()
+    assert all((site / name).is_file() for name in AT_THE_TOP)
     find = "import importlib.util as u, sys; print(*(n for n in sys.argv[1:] if u.find_spec(n)))"
     names = ("ascend_patch.patches", "ascend_patch.kernels", "patches", "kernels", "tests", "scripts")
     found = run(str(python), "-c", find, *names, cwd=tmp_path).split()
