@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from ascend_patch.cli import diff, docs, doctor, listing, run, show, status, switch, verify
 from ascend_patch.cli.errors import USAGE, Refusal
-from ascend_patch.cli.output import complain, on_terminal
+from ascend_patch.cli.output import complain
 from ascend_patch.engine.errors import OverlayError
 from ascend_patch.engine.vocabulary import DeclarationError
 
@@ -111,8 +111,8 @@ app = typer.Typer(
     help=HELP,
     epilog=EPILOG,
     no_args_is_help=True,
-    # Panels are for screens; into a pipe help is plain text.
-    rich_markup_mode="markdown" if on_terminal() else None,
+    # Plain help: panels fold the examples into one paragraph, and cost an import of rich.
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -127,18 +127,19 @@ def root(
     """Options before the command."""
 
 
-app.command("list", epilog=listing.EXAMPLES, help=listing.HELP)(listing.list_patches)
-app.command("show", epilog=show.EXAMPLES, help=show.HELP)(show.show)
-app.command("diff", epilog=diff.EXAMPLES, help=diff.HELP)(diff.diff)
-app.command("status", epilog=status.EXAMPLES, help=status.HELP)(status.status)
-app.command("enable", epilog=switch.EXAMPLES, help=switch.ENABLE_HELP)(switch.enable)
-app.command("disable", epilog=switch.EXAMPLES, help=switch.DISABLE_HELP)(switch.disable)
-app.command("doctor", epilog=doctor.EXAMPLES, help=doctor.HELP)(doctor.doctor)
-app.command("verify", epilog=verify.EXAMPLES, help=verify.HELP)(verify.verify)
+app.command("list", short_help="Every patch with its state", epilog=listing.EXAMPLES, help=listing.HELP)(listing.list_patches)
+app.command("show", short_help="Everything about one patch", epilog=show.EXAMPLES, help=show.HELP)(show.show)
+app.command("diff", short_help="Upstream's code against ours", epilog=diff.EXAMPLES, help=diff.HELP)(diff.diff)
+app.command("status", short_help="Processes of the last run, and whether they agree", epilog=status.EXAMPLES, help=status.HELP)(status.status)
+app.command("enable", short_help="Switch patches on, lastingly", epilog=switch.EXAMPLES, help=switch.ENABLE_HELP)(switch.enable)
+app.command("disable", short_help="Switch patches off, lastingly", epilog=switch.EXAMPLES, help=switch.DISABLE_HELP)(switch.disable)
+app.command("doctor", short_help="Does everything here fit together?", epilog=doctor.EXAMPLES, help=doctor.HELP)(doctor.doctor)
+app.command("verify", short_help="Do the patches fit the sources of a vLLM?", epilog=verify.EXAMPLES, help=verify.HELP)(verify.verify)
 app.command(
     "run",
+    short_help="Run a command with the overlay on",
     epilog=run.EXAMPLES,
     help=run.HELP,
     context_settings={"allow_interspersed_args": False},
 )(run.run)
-app.command("docs", epilog=docs.EXAMPLES, help=docs.HELP)(docs.docs)
+app.command("docs", short_help="Generate PATCHES.md", epilog=docs.EXAMPLES, help=docs.HELP)(docs.docs)

@@ -80,7 +80,7 @@ def _coverage(machine: Machine, version: str) -> Iterator[Finding]:
         )  # fmt: skip
     else:
         yield Finding("vllm", "ok", f"{summary}, contract known")
-    for line in plan.warnings():
+    for line in plan.warnings() if known else []:
         yield Finding("vllm", "warning", line, "'ascend-patch verify' shows what changed")
 
 

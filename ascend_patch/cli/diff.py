@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 HELP = """Show what a patch puts in the place of upstream's code, as a unified diff.
 
+\b
 Both sides come from sources: nothing is imported. In the place of a wrapped
 function stands our wrapper, and the original below it.
 """

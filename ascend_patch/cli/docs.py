@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 HELP = """Generate PATCHES.md from the patches.
 
+\b
 With --check nothing is written: exit code 1, and the difference, if the file is out of date.
 """
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 HELP = """Look at everything the overlay needs and say whether it fits together.
 
+\b
 Neither vLLM nor torch is imported. Each finding that is not ok comes with its remedy.
 Exit code 1: something does not work (level error). Warnings alone exit with 0.
 """

@@ -12,6 +12,7 @@ from ascend_patch.cli.workspace import Workspace
 
 HELP = """List every patch with its state for the installed vLLM.
 
+\b
 The state is a prediction from the sources; nothing is imported or changed:
 applies, skipped (no variant for this version), disabled, drifted (upstream changed),
 rolled-back (something it requires does not apply), or - without an installed vLLM.

@@ -18,6 +18,7 @@ from ascend_patch.cli.workspace import Workspace
 
 HELP = """Run a command with the overlay on.
 
+\b
 The switches hold for this command and the processes it starts. They go before
 ascend_patch.toml. The exit code is the command's own; 127: the command was not found;
 2: refused before it was started.
@@ -105,7 +106,7 @@ def environment_changes(here: Workspace, chosen: Switches) -> dict[str, str]:
     }
     for variable, (added, removed) in lists.items():
         given = [word for word in here.environ.get(variable, "").replace(",", " ").split() if word not in removed]
-        if added or removed:
+        if added or (removed and variable in here.environ):
             changes[variable] = ",".join(dict.fromkeys([*given, *added]))
     if chosen.only:
         changes["VLLM_ASCEND_PATCH_ONLY"] = ",".join(_with_what_it_takes(here, chosen.only))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 HELP = """Explain one patch: why it exists, what it changes in which versions, its contract, and when it can go."""
 
+\b
 EXAMPLES = """\b
 Examples:
   ascend-patch show attention.paged

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 HELP = """Show the processes of the last run, or of one that is still running, and whether they agree.
 
+\b
 Exit code 1: the processes do not agree, or a patch failed in one of them.
 Exit code 2: there is no record of such a run.
 """
@@ -27,7 +28,8 @@ Examples:
 
 \b
 JSON keys: runs[]: id, alive, agrees, differences[], ok, processes[]: pid, role, alive, started,
-command, device, versions{}, fingerprint, patches{id}: state, reason."""
+command[], device, python, package, version, fingerprint, patches{id}: state, reason,
+applied[], pending[], early_importers[], stale_aliases[] (left out when empty)."""
 
 BAD_STATES = ("failed", "rolled-back", "drifted")
 
@@ -57,7 +59,7 @@ def status(
 def _choose(run_id: str | None, every: bool) -> list[Run]:
     from ascend_patch.engine import records
 
-    runs = list(records.runs())
+    runs = [run for run in records.runs() if run.records]
     if not runs:
         raise Refusal("no run is recorded: start vLLM with 'ascend-patch run -- COMMAND' or VLLM_ASCEND_AUTOPATCH=1")
     if every:
@@ -90,10 +92,12 @@ def _process(record: Record) -> dict[str, Any]:
         "pid": record.pid,
         "role": record.role,
         "alive": record.alive,
-        "started": record.started,
-        "command": record.command,
-        "device": record.device,
-        "versions": dict(record.versions),
+        "started": record.raw.get("started"),
+        "command": record.raw.get("command", []),
+        "device": record.raw.get("device", ""),
+        "python": record.raw.get("python", ""),
+        "package": record.raw.get("package", ""),
+        "version": record.version,
         "fingerprint": record.fingerprint,
         "patches": {patch_id: dict(entry) for patch_id, entry in record.patches.items()},
     }
@@ -131,10 +135,11 @@ def _print_runs(runs: list[dict[str, Any]]) -> None:
 
 
 def _print(facts: dict[str, Any]) -> None:
-    first = facts["processes"][0] if facts["processes"] else {"versions": {}, "device": "-"}
-    versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items() if version)
-    output.heading(f"run {facts['id']}: {'running' if facts['alive'] else 'ended'}, device {first['device'] or '-'}")
-    output.say(versions)
+    first = facts["processes"][0]
+    output.heading(
+        f"run {facts['id']}: {'running' if facts['alive'] else 'ended'}, "
+        f"{first['package']} {first['version']}, device {first['device'] or '-'}"
+    )
     output.table(
         ("pid", "role", "alive", "applied", "pending", "off", "wrong", "fingerprint"),
         [

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 
 ENABLE_HELP = """Switch patches on and remember it in ascend_patch.toml.
 
+\b
 The project's file (the nearest one from this folder up to the repository's root, else a new
 one here) goes before the user's file; environment variables go before both.
 """
 
 DISABLE_HELP = """Switch patches off and remember it in ascend_patch.toml.
 
+\b
 The project's file (the nearest one from this folder up to the repository's root, else a new
 one here) goes before the user's file; environment variables go before both.
 A required patch is only switched off with --force: vLLM will then refuse to start.

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 HELP = """Compare every patch with the sources of a vLLM, without importing it.
 
+\b
 All patches are checked, also those that are switched off.
 Exit code 1: a required patch does not apply (with --strict: any patch drifted or has no contract).
 Exit code 2: no patch covers this version at all.
