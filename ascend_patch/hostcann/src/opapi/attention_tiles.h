@@ -1,0 +1,165 @@
+// The two inner loops of attention: a few rows against a run of keys (decode), and reading keys into float memory
+// for a matrix product (prefill).
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "opapi/attention.h"
+#include "opapi/simd.h"
+
+namespace hostcann::opapi {
+
+// Gives the address of key row `j`, and how many rows follow it at the same stride.
+template <typename T>
+class KeyRows {
+ public:
+  KeyRows(const Attention& p, const Sequence& sequence, size_t index, const void* base, const Strides& strides,
+          int64_t offset, int64_t head)
+      : base_(static_cast<const T*>(base) + head * strides.head),
+        table_(p.block_table ? p.block_table + index * p.block_table_stride : nullptr),
+        strides_(strides),
+        block_size_(p.block_size),
+        keys_(sequence.keys) {
+    if (table_ == nullptr) base_ += offset;
+  }
+
+  const T* row(int64_t j, int64_t& run) const {
+    if (table_ == nullptr) {
+      run = keys_ - j;
+      return base_ + j * strides_.row;
+    }
+    const int64_t within = j % block_size_;
+    run = std::min(block_size_ - within, keys_ - j);
+    return base_ + table_[j / block_size_] * strides_.block + within * strides_.row;
+  }
+
+  int64_t stride() const { return strides_.row; }
+
+ private:
+  const T* base_;
+  const int32_t* table_;
+  Strides strides_;
+  int64_t block_size_;
+  int64_t keys_;
+};
+
+// Copies rows [first, first + count) as float32 to `to`, `size` floats per row.
+template <typename T>
+void gather(const KeyRows<T>& rows, int64_t first, int64_t count, int64_t size, float* to) {
+  using namespace simd;
+  for (int64_t done = 0; done < count;) {
+    int64_t run;
+    const T* from = rows.row(first + done, run);
+    run = std::min(run, count - done);
+    for (int64_t j = 0; j < run; ++j, from += rows.stride(), to += size) {
+      sweep(size,
+            [&](int64_t i) {
+              Floats a;
+              load(from + i, a);
+              store(a, to + i);
+            },
+            [&](int64_t i, int64_t n) {
+              for (int64_t k = 0; k < n; ++k) to[i + k] = static_cast<float>(from[i + k]);
+            });
+    }
+    done += run;
+  }
+}
+
+// Scores of Heads query rows (float, `size` apart) against `count` keys: scores[h * pitch + j].
+template <int Heads, typename T>
+void dot_rows(const float* query, int64_t size, const T* key, int64_t stride, int64_t count, float scale, float* scores,
+              int64_t pitch) {
+  using namespace simd;
+  const int64_t whole = size / kWidth * kWidth;
+  for (int64_t j = 0; j < count; ++j, key += stride) {
+    Floats total[Heads] = {};
+    for (int64_t i = 0; i < whole; i += kWidth) {
+      Floats k;
+      load(key + i, k);
+      for (int h = 0; h < Heads; ++h) {
+        Floats q;
+        load(query + h * size + i, q);
+        total[h] += q * k;
+      }
+    }
+    for (int h = 0; h < Heads; ++h) {
+      float rest = 0.0f;
+      for (int64_t i = whole; i < size; ++i) rest += query[h * size + i] * static_cast<float>(key[i]);
+      scores[h * pitch + j] = (sum(total[h]) + rest) * scale;
+    }
+  }
+}
+
+// totals[h][:] += sum over j of weights[h * pitch + j] * value row j.
+template <int Heads, typename T>
+void add_rows(const float* weights, int64_t pitch, const T* value, int64_t stride, int64_t count, int64_t size,
+              float* totals) {
+  using namespace simd;
+  const int64_t whole = size / kWidth * kWidth;
+  for (int64_t i = 0; i < whole; i += kWidth) {
+    Floats total[Heads];
+    for (int h = 0; h < Heads; ++h) load(totals + h * size + i, total[h]);
+    const T* at = value + i;
+    for (int64_t j = 0; j < count; ++j, at += stride) {
+      Floats v;
+      load(at, v);
+      for (int h = 0; h < Heads; ++h) total[h] += weights[h * pitch + j] * v;
+    }
+    for (int h = 0; h < Heads; ++h) store(total[h], totals + h * size + i);
+  }
+  for (int64_t i = whole; i < size; ++i) {
+    for (int h = 0; h < Heads; ++h) {
+      float total = totals[h * size + i];
+      for (int64_t j = 0; j < count; ++j) total += weights[h * pitch + j] * static_cast<float>(value[j * stride + i]);
+      totals[h * size + i] = total;
+    }
+  }
+}
+
+// The running softmax of one row: replaces scores[0..count) by their weights relative to the new maximum and returns
+// the factor by which earlier totals must shrink.
+inline float soften(float* scores, int64_t count, float& maximum, float& sum_of_weights) {
+  using namespace simd;
+  Floats peak = broadcast(maximum);
+  sweep(count,
+        [&](int64_t i) {
+          Floats s;
+          load(scores + i, s);
+          peak = s > peak ? s : peak;
+        },
+        [&](int64_t i, int64_t n) {
+          Floats s;
+          load_part(scores + i, n, s, -INFINITY);
+          peak = s > peak ? s : peak;
+        });
+  float top = maximum;
+  for (int i = 0; i < kWidth; ++i) top = std::max(top, peak[i]);
+  if (top == -INFINITY) {  // nothing visible so far
+    std::fill(scores, scores + count, 0.0f);
+    return 1.0f;
+  }
+  Floats added{};
+  sweep(count,
+        [&](int64_t i) {
+          Floats s;
+          load(scores + i, s);
+          const Floats w = exponential(s - top);
+          added += w;
+          store(w, scores + i);
+        },
+        [&](int64_t i, int64_t n) {
+          Floats s;
+          load_part(scores + i, n, s, -INFINITY);
+          const Floats w = exponential(s - top);
+          added += w;
+          store_part(w, n, scores + i);
+        });
+  const float shrink = maximum == -INFINITY ? 0.0f : std::exp(maximum - top);
+  sum_of_weights = sum_of_weights * shrink + simd::sum(added);
+  maximum = top;
+  return shrink;
+}
+
+}  // namespace hostcann::opapi
