@@ -120,8 +120,7 @@ def test_install_and_uninstall(
     assert found == ["ascend_patch.patches", "ascend_patch.kernels"]
 
     run(sys.executable, "-m", "pip", "--python", str(python), "uninstall", "--yes", "ascend-patch", cwd=tmp_path)
-    assert sorted(path.name for path in site.iterdir()) == []
-    assert not (python.parent / "ascend-patch").exists()
+    assert list(python.parent.parent.rglob("*ascend*")) == []
 
 
 @pytest.mark.parametrize("kind", ["wheel", "editable"])
