@@ -8,6 +8,9 @@ Only `os` and `sys` are needed while a process starts: activation uses this
 module as well, before vLLM is imported.
 """
 
+# Importing pathlib costs more than everything done here:
+# ruff: noqa: PTH
+
 from __future__ import annotations
 
 import os
@@ -122,7 +125,7 @@ def decide_device(setting: str = "auto", dev: str = "/dev") -> DeviceDecision:
         raise ValueError(f"ASCEND_PATCH_DEVICE={setting!r} is unknown: use auto, npu or host")
     nodes = device_nodes(dev)
     if nodes:
-        return DeviceDecision("npu", f"{nodes[0]} exists" if len(nodes) == 1 else f"{len(nodes)} NPU device nodes exist")
+        return DeviceDecision("npu", f"{len(nodes)} NPU device nodes, the first is {nodes[0]}")
     if setting == "npu":
         return DeviceDecision("npu", f"ASCEND_PATCH_DEVICE=npu asks for it, although {dev} has no davinci device node")
     return DeviceDecision(None, f"{dev} has no davinci device node and ASCEND_PATCH_DEVICE=host is not set")

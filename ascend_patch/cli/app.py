@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
@@ -15,8 +16,14 @@ from ascend_patch.cli.output import complain
 from ascend_patch.engine.errors import OverlayError
 from ascend_patch.engine.vocabulary import DeclarationError
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 + SIGINT."""
+
 CLOSED_PIPE = 141
 """Exit code when the reader of a pipe went away, as other commands report it: 128 + SIGPIPE."""
+
+# The base of all usage errors. Typer exports only its children, and from different places in its versions.
+USAGE_ERROR = cast(type[Exception], typer.BadParameter.__mro__[1])
 
 HELP = """Run stock vLLM on Ascend NPUs: list, explain, check and switch the patches that do it."""
 
@@ -24,7 +31,7 @@ EPILOG = """\b
 Examples:
   ascend-patch doctor                          does everything here fit together?
   ascend-patch list --area attention           what is patched, and in which state
-  ascend-patch diff worker.init_device           upstream's code against ours
+  ascend-patch diff worker.init_device         upstream's code against ours
   ascend-patch run -- vllm serve MODEL         start vLLM with the overlay
   ascend-patch run --disable ops.activation -- python job.py
 
@@ -38,7 +45,7 @@ Exit codes of every command:
 Environment:
   VLLM_ASCEND_AUTOPATCH=1       patch vLLM in every Python process that imports it
   VLLM_ASCEND_PATCH_DISABLE     ids to leave out, separated by commas
-  VLLM_ASCEND_PATCH_ONLY        apply only these ids and what they require
+  VLLM_ASCEND_PATCH_ONLY        apply only these ids, the required ones among them
   VLLM_ASCEND_PATCH_STRICT=1    any drift is an error
   ASCEND_PATCH_DEVICE           auto (default), npu, or host (a CANN for the CPU)
   NO_COLOR=1                    no colours
@@ -74,18 +81,27 @@ class OverlayCommands(TyperGroup):
             complain(f"{place}{error.strerror or error}")
             raise typer.Exit(USAGE) from None
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
         """Parse the command line and run it; wrong usage is reported in one line like any other refusal."""
-        if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **extra)
         try:
-            code = super().main(*args, standalone_mode=False, **extra)
-        except typer.BadParameter.__bases__ as error:  # the common base of all usage errors
+            code = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
+        except USAGE_ERROR as error:
             complain(_usage(error))
-            sys.exit(USAGE)
+            code = USAGE
         except typer.Abort:
-            sys.exit(130)
-        sys.exit(code if isinstance(code, int) else 0)
+            code = INTERRUPTED
+        code = code if isinstance(code, int) else 0
+        if standalone_mode:
+            sys.exit(code)
+        return code
 
 
 def _one_line(error: BaseException) -> str:
@@ -127,19 +143,25 @@ def root(
     """Options before the command."""
 
 
-app.command("list", short_help="Every patch with its state", epilog=listing.EXAMPLES, help=listing.HELP)(listing.list_patches)
-app.command("show", short_help="Everything about one patch", epilog=show.EXAMPLES, help=show.HELP)(show.show)
-app.command("diff", short_help="Upstream's code against ours", epilog=diff.EXAMPLES, help=diff.HELP)(diff.diff)
-app.command("status", short_help="Processes of the last run, and whether they agree", epilog=status.EXAMPLES, help=status.HELP)(status.status)
-app.command("enable", short_help="Switch patches on, lastingly", epilog=switch.EXAMPLES, help=switch.ENABLE_HELP)(switch.enable)
-app.command("disable", short_help="Switch patches off, lastingly", epilog=switch.EXAMPLES, help=switch.DISABLE_HELP)(switch.disable)
-app.command("doctor", short_help="Does everything here fit together?", epilog=doctor.EXAMPLES, help=doctor.HELP)(doctor.doctor)
-app.command("verify", short_help="Do the patches fit the sources of a vLLM?", epilog=verify.EXAMPLES, help=verify.HELP)(verify.verify)
-app.command(
-    "run",
-    short_help="Run a command with the overlay on",
-    epilog=run.EXAMPLES,
-    help=run.HELP,
-    context_settings={"allow_interspersed_args": False},
-)(run.run)
-app.command("docs", short_help="Generate PATCHES.md", epilog=docs.EXAMPLES, help=docs.HELP)(docs.docs)
+_COMMANDS = (
+    ("list", "Every patch with its state", listing.list_patches, listing.HELP, listing.EXAMPLES),
+    ("show", "Everything about one patch", show.show, show.HELP, show.EXAMPLES),
+    ("diff", "Upstream's code against ours", diff.diff, diff.HELP, diff.EXAMPLES),
+    ("status", "The processes of the last run, and whether they agree", status.status, status.HELP, status.EXAMPLES),
+    ("enable", "Switch patches on, lastingly", switch.enable, switch.ENABLE_HELP, switch.EXAMPLES),
+    ("disable", "Switch patches off, lastingly", switch.disable, switch.DISABLE_HELP, switch.EXAMPLES),
+    ("doctor", "Does everything here fit together?", doctor.doctor, doctor.HELP, doctor.EXAMPLES),
+    ("verify", "Do the patches fit the sources of a vLLM?", verify.verify, verify.HELP, verify.EXAMPLES),
+    ("run", "Run a command with the overlay on", run.run, run.HELP, run.EXAMPLES),
+    ("docs", "Generate PATCHES.md", docs.docs, docs.HELP, docs.EXAMPLES),
+)
+
+for name, short, function, text, examples in _COMMANDS:
+    app.command(
+        name,
+        short_help=short,
+        help=text,
+        epilog=examples,
+        # What follows the command of `run` belongs to that command, also when it looks like an option of ours.
+        context_settings={"allow_interspersed_args": name != "run"},
+    )(function)

@@ -30,9 +30,7 @@ def device(machine: Machine) -> Iterator[Finding]:
             "ASCEND_PATCH_DEVICE=host",
         )  # fmt: skip
     elif decision.device == "host":
-        yield Finding(
-            "device", "ok", f"host: {decision.reason}; a test device, no result from it is an NPU result"
-        )
+        yield Finding("device", "ok", f"host: {decision.reason}; a test device, no result from it is an NPU result")
     elif not environment.has_npu_device(machine.dev):
         yield Finding("device", "warning", f"npu: {decision.reason}", "set ASCEND_PATCH_DEVICE=auto")
     else:
@@ -52,15 +50,13 @@ def cann(machine: Machine) -> Iterator[Finding]:
         )  # fmt: skip
         return
     where = f"CANN {found.version or 'of unknown version'} in {found.home} ({found.source})"
-    if not os.path.isdir(found.home):
+    if not Path(found.home).is_dir():
         yield Finding(
             "cann", "error", f"{found.source} points to {found.home}, which does not exist",
             "source the set_env.sh of the installed CANN, or unset the variable",
         )  # fmt: skip
     elif found.source == "default folder":
-        yield Finding(
-            "cann", "error", f"{where}, but this shell does not know it", f"source {found.home}/set_env.sh"
-        )
+        yield Finding("cann", "error", f"{where}, but this shell does not know it", f"source {found.home}/set_env.sh")
     elif not found.version:
         yield Finding("cann", "warning", where, "check that the folder is a complete CANN installation")
     elif _leading_numbers(found.version) < OLDEST_CANN:
@@ -113,11 +109,12 @@ def driver(machine: Machine) -> Iterator[Finding]:
     if not nodes:
         yield Finding("devices", "error", f"no davinci node in {machine.dev}", f"load the driver; {mounts}")
         return
-    missing = [name for name in COMPANION_NODES if not os.path.exists(os.path.join(machine.dev, name))]
+    missing = [name for name in COMPANION_NODES if not Path(machine.dev, name).exists()]
     closed = [node for node in nodes if not os.access(node, os.R_OK | os.W_OK)]
     if missing:
         options = " ".join(f"--device=/dev/{name}" for name in missing)
-        yield Finding("devices", "error", f"{len(nodes)} NPU nodes, but no {', '.join(missing)}", f"docker run {options}")
+        text = f"{len(nodes)} NPU nodes, but no {', '.join(missing)}"
+        yield Finding("devices", "error", text, f"docker run {options}")
     elif closed:
         yield Finding(
             "devices", "error", f"no permission to use {', '.join(closed)}",
@@ -162,13 +159,13 @@ def hostcann(machine: Machine) -> Iterator[Finding]:
 
 def disk(machine: Machine) -> Iterator[Finding]:
     """Room for caches, and for the shared memory that vLLM's processes talk through."""
-    base = machine.environ.get("XDG_CACHE_HOME") or os.path.join(machine.environ.get("HOME", "/"), ".cache")
+    base = machine.environ.get("XDG_CACHE_HOME") or Path(machine.environ.get("HOME", "/"), ".cache")
     for check, folder, least, purpose in (
-        ("disk", base, 2.0, "compiled code and models"),
-        ("shared memory", os.path.join(machine.dev, "shm"), 0.25, "the processes of one engine"),
+        ("disk", Path(base), 2.0, "compiled code and models"),
+        ("shared memory", Path(machine.dev, "shm"), 0.25, "the processes of one engine"),
     ):
-        place = _existing(Path(folder))
-        if check == "shared memory" and place != Path(folder):
+        place = _existing(folder)
+        if check == "shared memory" and place != folder:
             continue
         free = shutil.disk_usage(place).free / GIB
         text = f"{free:.1f} GiB free in {folder} for {purpose}"

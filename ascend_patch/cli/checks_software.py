@@ -19,9 +19,7 @@ def python(machine: Machine) -> Iterator[Finding]:
     """The interpreter and the operating system."""
     version = ".".join(map(str, sys.version_info[:3]))
     where = f"Python {version} ({machine.interpreter}), {platform.system()} {platform.machine()}"
-    if sys.version_info < (3, 10):
-        yield Finding("python", "error", where, "use Python 3.10 or newer; vLLM 0.32 is tested with 3.11")
-    elif platform.system() != "Linux" or platform.machine() not in MACHINES:
+    if platform.system() != "Linux" or platform.machine() not in MACHINES:
         yield Finding("python", "error", where, "torch-npu exists for Linux on x86-64 and aarch64 only")
     else:
         yield Finding("python", "ok", where)
@@ -151,8 +149,6 @@ def triton(machine: Machine) -> Iterator[Finding]:
             "pip uninstall triton-ascend if such a kernel fails",
         )  # fmt: skip
     elif stock:
-        yield Finding(
-            "triton", "ok", f"triton {stock}: has no driver for NPUs, vLLM leaves its Triton kernels out"
-        )
+        yield Finding("triton", "ok", f"triton {stock}: has no driver for NPUs, vLLM leaves its Triton kernels out")
     else:
         yield Finding("triton", "ok", "not installed: vLLM leaves its Triton kernels out")

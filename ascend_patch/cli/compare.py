@@ -69,13 +69,16 @@ def compare(tree: SourceTree, patch: Patch, rewrite: Rewrite) -> Comparison:
         case Wrap():
             factory, place = _ours(patch, rewrite.by)
             kept = f"{factory}\n\n\n{upstream}" if upstream else factory
-            return Comparison(rewrite, upstream, at, kept, f"{place} (wraps it)", note or "the original stays and is called")
+            return Comparison(rewrite, upstream, at, kept, f"{place} (wraps it)", note or "the original is kept")
         case Register():
             return Comparison(rewrite, upstream, at, *_entry(patch, rewrite, upstream), note)
         case Add():
             text, place = _ours(patch, rewrite.by)
-            exists = "upstream has it now: the patch is not applied" if upstream else ""
-            return Comparison(rewrite, upstream, at, text, place, exists)
+            if definition is not None:
+                note = (
+                    "hides the inherited one" if definition.inherited else "upstream has it now, so this is not applied"
+                )
+            return Comparison(rewrite, upstream, at, text, place, note)
     raise TypeError(f"unknown kind of rewrite {rewrite.kind!r}")
 
 
@@ -121,9 +124,7 @@ def _executed(node: ast.AST) -> Iterator[ast.AST]:
                 yield from _executed(child)
 
 
-def _edits_at(
-    node: ast.AST, rewrite: Retarget, local: set[str], starts: list[int], data: bytes
-) -> Iterator[Edit]:
+def _edits_at(node: ast.AST, rewrite: Retarget, local: set[str], starts: list[int], data: bytes) -> Iterator[Edit]:
     if isinstance(node, ast.expr) and node.end_lineno is not None and node.end_col_offset is not None:
         first = starts[node.lineno - 1] + node.col_offset
         last = starts[node.end_lineno - 1] + node.end_col_offset
@@ -136,16 +137,20 @@ def _edits_at(
         yield Edit(first, last, rewrite.names[node.id])
     elif isinstance(node, ast.JoinedStr):
         yield from _edits_in_fstring(node, rewrite, first, data[first:last])
-    elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in rewrite.strings:
-        # Before Python 3.12 the parts of an f-string claim the place of the whole: those are done above.
-        if data[first:last].lstrip(b"rRbBuU")[:1] in (b"'", b'"'):
-            yield Edit(first, last, _quoted(rewrite.strings[node.value]))
+    elif (
+        isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and node.value in rewrite.strings
+        # Parts of an f-string, done above: they have no quotes of their own, or claim the place of the whole.
+        and data[first:last].lstrip(b"rRuU")[:1] in (b"'", b'"')
+    ):
+        yield Edit(first, last, _quoted(rewrite.strings[node.value]))
 
 
 def _edits_in_fstring(node: ast.JoinedStr, rewrite: Retarget, first: int, text: bytes) -> Iterator[Edit]:
     """The literal parts of an f-string that are exchanged as a whole; their places are found in its text."""
     for part in node.values:
-        if isinstance(part, ast.Constant) and part.value in rewrite.strings:
+        if isinstance(part, ast.Constant) and isinstance(part.value, str) and part.value in rewrite.strings:
             found = re.search(rb"(?<=[\"'}])" + re.escape(part.value.encode()) + rb"(?=[{\"'])", text)
             if found:
                 yield Edit(first + found.start(), first + found.end(), rewrite.strings[part.value])

@@ -52,7 +52,9 @@ def run(
     only: Annotated[
         Repeated,
         typer.Option(
-            "--only", metavar="ID", help="With this patch, what it requires, and the required ones.",
+            "--only",
+            metavar="ID",
+            help="With this patch, what it requires, and the required ones.",
             autocompletion=patch_ids,
         ),
     ] = None,

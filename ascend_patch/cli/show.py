@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 HELP = """Explain one patch: why it exists, what it changes in which versions, its contract, and when it can go."""
 
-\b
 EXAMPLES = """\b
 Examples:
   ascend-patch show attention.paged
