@@ -54,7 +54,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
     import torch  # noqa: F401 - with torch_npu and hostcann: they are not the overlay's cost
 
-    import ascend_patch  # noqa: F401
+    import ascend_patch
     from ascend_patch.engine import finder
 
     book_imports(SourceFileLoader)
@@ -62,11 +62,13 @@ def main() -> None:
     original = finder.HookingLoader.__init__
 
     def timed(self: Any, loader: Any, before: Any, after: Any) -> None:
-        original(self, loader, [booked("overlay", hook) for hook in before], [booked("overlay", hook) for hook in after])
+        original(
+            self, loader, [booked("overlay", hook) for hook in before], [booked("overlay", hook) for hook in after]
+        )
 
     finder.HookingLoader.__init__ = timed  # type: ignore[method-assign]
-    import vllm  # noqa: F401
-    import vllm.v1.engine.llm_engine  # noqa: F401
+    import vllm
+    import vllm.v1.engine.llm_engine
     import vllm.v1.worker.gpu_worker  # noqa: F401
 
     switch("others")

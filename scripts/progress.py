@@ -140,4 +140,5 @@ def explain(command: Sequence[str], code: int, lines: Sequence[str], log_file: P
     remedy = next((remedy for pattern, remedy in REMEDIES if re.search(pattern, text)), "")
     last = "\n".join(f"    {line}" for line in lines[-8:])
     shown = " ".join(command[:6]) + (" ..." if len(command) > 6 else "")
-    return f"`{shown}` ended with code {code}:\n{last}\n{remedy or 'Fix the cause and run the same command again.'}\nFull log: {log_file}"
+    remedy = remedy or "Fix the cause and run the same command again."
+    return f"`{shown}` ended with code {code}:\n{last}\n{remedy}\nFull log: {log_file}"

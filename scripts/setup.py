@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-if sys.version_info < (3, 11):  # noqa: UP036 - the point is to say so on an older one
+if sys.version_info < (3, 11):
     sys.exit(
         f"Python {platform.python_version()} is too old: vLLM 0.32.0 needs 3.11 or newer. "
         "Install Python 3.11 and run `make PYTHON=python3.11 demo`."
@@ -123,7 +123,9 @@ def digest(*parts: str | Path) -> str:
 def check_machine(setup: Setup) -> None:
     """Find out now what would otherwise fail after minutes."""
     if platform.system() != "Linux" or platform.machine() not in ("x86_64", "aarch64"):
-        raise SetupError(f"{platform.system()} on {platform.machine()}: torch-npu exists for Linux on x86-64 and aarch64 only.")
+        raise SetupError(
+            f"{platform.system()} on {platform.machine()}: torch-npu exists for Linux on x86-64 and aarch64 only."
+        )
     if sys.version_info[:2] > NEWEST_PYTHON:
         raise SetupError(
             f"Python {platform.python_version()} is newer than torch-npu {TORCH_NPU} supports: install Python 3.11 "
@@ -192,7 +194,9 @@ def install_torch(setup: Setup) -> None:
     except SetupError as problem:
         if not index:
             raise
-        raise SetupError(f"{problem}\nThe CPU build of torch was looked for at {index}; --torch-index names another.") from problem
+        raise SetupError(
+            f"{problem}\nThe CPU build of torch was looked for at {index}; --torch-index names another."
+        ) from problem
 
 
 def install_torch_npu(setup: Setup) -> None:

@@ -55,7 +55,9 @@ def test_server(tmp_path: Path, demo_model_folder: Path) -> None:
         question = [{"role": "user", "content": "What is the capital of France?"}]
         body = {**greedy, "messages": question, "ignore_eos": False, "max_tokens": 24}
         whole = server.post("/v1/chat/completions", body)["choices"][0]["message"]["content"]
-        pieces = [event["choices"][0]["delta"].get("content") or "" for event in server.stream("/v1/chat/completions", body)]
+        pieces = [
+            event["choices"][0]["delta"].get("content") or "" for event in server.stream("/v1/chat/completions", body)
+        ]
         assert "Paris" in whole
         assert len(pieces) > 2
         assert "".join(pieces) == whole

@@ -37,6 +37,11 @@ def first_difference(ours: list[int], theirs: list[int]) -> int:
     return next((index for index, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1]), len(theirs))
 
 
+def by_token(alternatives: list[list[float]]) -> dict[int, float]:
+    """The reference's log-probabilities of one position."""
+    return {int(token): logprob for token, logprob in alternatives}
+
+
 def test_the_model_is_the_one_the_references_were_made_with(demo_model_folder: Path) -> None:
     found = hashlib.sha256((demo_model_folder / "model.safetensors").read_bytes()).hexdigest()
     assert found == REFERENCES["model"]["sha256"]
@@ -65,7 +70,7 @@ def test_bfloat16_tokens_are_equal_up_to_ties(answers: Any, record_property: Any
         first = first_difference(ours["token_ids"], theirs["token_ids"])
         if first == COUNT:
             continue
-        reference = {token: logprob for token, logprob in theirs["top_logprobs"][first]}
+        reference = by_token(theirs["top_logprobs"][first])
         assert ours["token_ids"][first] in reference, f"prompt {index}, token {first}: not among the reference's best"
         margin = reference[theirs["token_ids"][first]] - reference[ours["token_ids"][first]]
         record_property(f"tie_in_prompt_{index}", {"position": first, "margin": margin})
@@ -80,7 +85,7 @@ def test_bfloat16_logprobs_are_close(answers: Any, record_property: Any) -> None
         same = first_difference(ours["token_ids"], theirs["token_ids"])
         for index in range(same):
             token = theirs["token_ids"][index]
-            reference = dict((int(key), value) for key, value in theirs["top_logprobs"][index])
+            reference = by_token(theirs["top_logprobs"][index])
             differences.append(abs(ours["logprobs"][index][str(token)] - reference[token]))
     mean, largest = sum(differences) / len(differences), max(differences)
     record_property("mean_difference", mean)
@@ -99,7 +104,6 @@ def test_prompt_logprobs(dtype: str, engine: Any, demo_model_folder: Path) -> No
     got = smollm.generate([record["prompt"] for record in records], params)
     differences = []
     for ours, theirs in zip(got, records, strict=True):
-        tokens = theirs["prompt_token_ids"][1:]
-        for token, position, reference in zip(tokens, ours["prompt_logprobs"], theirs["prompt_top_logprobs"], strict=True):
-            differences.append(abs(position[str(token)] - dict((int(key), value) for key, value in reference)[token]))
+        rows = zip(theirs["prompt_token_ids"][1:], ours["prompt_logprobs"], theirs["prompt_top_logprobs"], strict=True)
+        differences += [abs(position[str(token)] - by_token(reference)[token]) for token, position, reference in rows]
     assert sum(differences) / len(differences) <= (1e-3 if dtype == "float32" else LOGPROB_TOLERANCE)

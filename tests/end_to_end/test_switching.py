@@ -6,6 +6,7 @@ import ast
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -81,7 +82,11 @@ def test_every_patch_is_listed_with_its_reason() -> None:
     assert len(registry()) >= 10
     for patch in registry():
         assert patch["why"], patch["id"]
-        assert patch["state"] in {"pending", "skipped", "disabled"}, (patch["id"], patch["state"], patch["state_reason"])
+        assert patch["state"] in {"pending", "skipped", "disabled"}, (
+            patch["id"],
+            patch["state"],
+            patch["state_reason"],
+        )
 
 
 def test_generation_without_an_optional_patch(
@@ -110,7 +115,11 @@ def drifted_copy(target: str, folder: Path) -> None:
     assert spec.submodule_search_locations
     original = Path(spec.submodule_search_locations[0])
     relative = Path(*module.split(".")[1:])
-    source = original / relative / "__init__.py" if (original / relative).is_dir() else original / relative.with_suffix(".py")
+    source = (
+        original / relative / "__init__.py"
+        if (original / relative).is_dir()
+        else original / relative.with_suffix(".py")
+    )
     tree = ast.parse(source.read_text())
     node: Any = tree
     for name in qualname.split("."):
@@ -128,14 +137,19 @@ def drifted_copy(target: str, folder: Path) -> None:
     here.write_text(ast.unparse(ast.fix_missing_locations(tree)))
 
 
+def required_methods() -> Iterator[tuple[str, str]]:
+    """Required patches with a function or method that they rewrite in the installed vLLM."""
+    for patch in registry():
+        for variant in patch["variants"]:
+            if patch["required"] and variant["versions"] == patch["variant"]:
+                for rewrite in variant["rewrites"]:
+                    if rewrite["kind"] in ("retarget", "replace") and "." in rewrite["target"].partition(":")[2]:
+                        yield patch["id"], rewrite["target"]
+
+
 def test_a_drifted_required_patch_is_refused(tmp_path: Path, tiny_llama: str) -> None:
     """vLLM changed a function that a required patch rewrites: the error names patch and target."""
-    patch, target = next(
-        (patch["id"], rewrite["target"])
-        for patch in registry() if patch["required"] and patch["state"] == "pending"
-        for variant in patch["variants"] if variant["versions"] == patch["variant"]
-        for rewrite in variant["rewrites"] if rewrite["kind"] in ("retarget", "replace") and "." in rewrite["target"].partition(":")[2]
-    )  # fmt: skip
+    patch, target = next(required_methods())
     drifted_copy(target, tmp_path)
     done = start_engine(tiny_llama, tmp_path, PYTHONPATH=str(tmp_path))
     assert_refused(done, patch)

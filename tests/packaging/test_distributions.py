@@ -49,8 +49,8 @@ def new_environment(tmp_path: Path) -> Callable[[Path], Path]:
         folder = tmp_path / "venv"
         run(sys.executable, "-m", "venv", "--without-pip", str(folder), cwd=tmp_path)
         python = folder / "bin" / "python"
-        run(sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index", str(distribution),
-            cwd=tmp_path)  # fmt: skip
+        pip = [sys.executable, "-m", "pip", "--python", str(python)]
+        run(*pip, "install", "--no-deps", "--no-index", str(distribution), cwd=tmp_path)
         return python
 
     return make
