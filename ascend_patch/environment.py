@@ -9,7 +9,7 @@ module as well, before vLLM is imported.
 """
 
 # Importing pathlib costs more than everything done here:
-# ruff: noqa: PTH
+# ruff: noqa: PTH112, PTH113, PTH118, PTH119, PTH122, PTH123, PTH208
 
 from __future__ import annotations
 
