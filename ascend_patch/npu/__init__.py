@@ -1,0 +1,95 @@
+"""The one door to torch_npu: one plain, documented function per operator that the patches use.
+
+``from ascend_patch import npu`` imports neither torch nor torch_npu. The first use of a name imports what it needs and
+leaves the function behind as an ordinary global of this module, so that later uses cost an attribute look-up and
+torch.compile sees a plain function. What depends on the SoC is decided once, when a function's module is imported.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+_MODULES = {
+    "activation": ("fast_gelu", "gelu_tanh", "swiglu"),
+    "attention": ("paged_attention", "paged_attention_supports", "varlen_attention", "varlen_attention_supports"),
+    "device": (
+        "device_count",
+        "device_name",
+        "is_available",
+        "soc_family",
+        "supports_bfloat16",
+        "total_memory",
+        "vector_core_count",
+    ),
+    "kv_cache": ("compute_slot_mapping", "context_slots", "scatter_kv_cache"),
+    "norm": ("add_rms_norm", "gemma_rms_norm", "rms_norm"),
+    "rotary": ("rotary_embedding", "rotary_embedding_supports"),
+    "sampling": ("top_k_top_p",),
+    "weights": ("format_cast_nz",),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "add_rms_norm",
+    "compute_slot_mapping",
+    "context_slots",
+    "device_count",
+    "device_name",
+    "fast_gelu",
+    "format_cast_nz",
+    "gelu_tanh",
+    "gemma_rms_norm",
+    "is_available",
+    "paged_attention",
+    "paged_attention_supports",
+    "rms_norm",
+    "rotary_embedding",
+    "rotary_embedding_supports",
+    "scatter_kv_cache",
+    "soc_family",
+    "supports_bfloat16",
+    "swiglu",
+    "top_k_top_p",
+    "total_memory",
+    "varlen_attention",
+    "varlen_attention_supports",
+    "vector_core_count",
+]
+
+if TYPE_CHECKING:
+    from ascend_patch.npu.activation import fast_gelu, gelu_tanh, swiglu
+    from ascend_patch.npu.attention import (
+        paged_attention,
+        paged_attention_supports,
+        varlen_attention,
+        varlen_attention_supports,
+    )
+    from ascend_patch.npu.device import (
+        device_count,
+        device_name,
+        is_available,
+        soc_family,
+        supports_bfloat16,
+        total_memory,
+        vector_core_count,
+    )
+    from ascend_patch.npu.kv_cache import compute_slot_mapping, context_slots, scatter_kv_cache
+    from ascend_patch.npu.norm import add_rms_norm, gemma_rms_norm, rms_norm
+    from ascend_patch.npu.rotary import rotary_embedding, rotary_embedding_supports
+    from ascend_patch.npu.sampling import top_k_top_p
+    from ascend_patch.npu.weights import format_cast_nz
+
+
+def __getattr__(name: str) -> object:
+    module = _HOME.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
