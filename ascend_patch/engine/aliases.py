@@ -63,6 +63,28 @@ def find(index: Mapping[int, SlotChange], modules: Iterable[ModuleType]) -> Iter
                 yield Alias(module, name, change)
 
 
+def restore(undone: Iterable[SlotChange], kept: Iterable[Change], modules: Iterable[ModuleType]) -> None:
+    """Give modules that imported a name while it was patched the original back.
+
+    Args:
+        undone: changes that were undone, the last one first.
+        kept: changes that are still in force; their slots are not touched.
+    """
+    originals: dict[int, tuple[object, object]] = {}
+    for change in undone:
+        if isinstance(change.slot.holder, ModuleType) and not (change.slot.empty or marks.is_constant(change.new)):
+            originals[id(change.new)] = (change.new, change.slot.stored)
+    ours = {(id(change.slot.holder), change.slot.name) for change in kept if isinstance(change, SlotChange)}
+    if not originals:
+        return
+    for module in modules:
+        for name, value in list(vars(module).items()):
+            while id(value) in originals and originals[id(value)][0] is value:
+                value = originals[id(value)][1]
+            if value is not vars(module).get(name) and (id(module), name) not in ours:
+                setattr(module, name, value)
+
+
 def loaded(package: str = "") -> list[ModuleType]:
     """The modules in ``sys.modules``, of one package or all."""
     return [

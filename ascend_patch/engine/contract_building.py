@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from .contract_checking import describe
 from .contracts import ABSENT, Contract, ContractSet, site_key
-from .errors import SourceError
+from .errors import RewriteError, SourceError
 from .registry import Registry
 from .sources import SourceFile, SourceTree
-from .syntax import bindings, count_sites, find_definition, flattened, import_origin, imported_module
+from .syntax import Definition, bindings, count_sites, find_definition, flattened, import_origin, imported_module
 from .versions import fits, release_of
 from .vocabulary import Add, Retarget, Rewrite, Target, Variant
+
+
+_MAX_HOPS = 8  # re-exports followed before we give up on a chain
 
 
 def build(tree: SourceTree, registry: Registry, version: str | None = None) -> ContractSet:
@@ -64,14 +68,20 @@ def _contract(tree: SourceTree, place: Target, group: list[Rewrite], usage: Usag
         syntax=described.syntax(),
         file=tree.relative(definition.file),
         sha256=definition.file.sha256,
-        sites={
-            site_key(rewrite): count_sites(definition, rewrite)
-            for rewrite in group
-            if isinstance(rewrite, Retarget) and callable_
-        },
+        sites=_sites(definition, group) if callable_ and not definition.inherited else {},
         overridden_by=tuple(sorted(usage.overridden_by)),
         aliased_in=tuple(sorted(usage.aliased_in)),
     )
+
+
+def _sites(definition: Definition, group: list[Rewrite]) -> dict[str, tuple[int, ...]]:
+    """The site counts of every retarget of a definition; none for one that cannot be counted (it has drifted)."""
+    counts = {}
+    for rewrite in group:
+        if isinstance(rewrite, Retarget):
+            with contextlib.suppress(RewriteError):
+                counts[site_key(rewrite)] = count_sites(definition, rewrite)
+    return counts
 
 
 @dataclass
@@ -142,11 +152,19 @@ def _subclasses(tree: SourceTree, classes: Iterable[str], parsed: dict[str, Sour
         _parse_files_naming(tree, new, parsed)
         for file in list(parsed.values()):
             for node, base in _bases(file):
-                if base.rpartition(".")[2] in new or base in new:
+                if base.rpartition(".")[2] in new:
                     origin = _resolved(tree, file, base)
                     found.setdefault(origin, []).append((file.module, node))
                     wanted.add(node.name)
+            wanted.update(_renamed(file, new))
     return found
+
+
+def _renamed(file: SourceFile, names: Iterable[str]) -> Iterator[str]:
+    """Under which other names a file imports these."""
+    for node in flattened(file.syntax.body):
+        if isinstance(node, ast.ImportFrom):
+            yield from (alias.asname for alias in node.names if alias.asname and alias.name in names)
 
 
 def _bases(file: SourceFile) -> Iterator[tuple[ast.ClassDef, str]]:
@@ -157,22 +175,39 @@ def _bases(file: SourceFile) -> Iterator[tuple[ast.ClassDef, str]]:
 
 
 def _resolved(tree: SourceTree, file: SourceFile, name: str) -> Target:
-    """The defining place of a name used in a file, through imports and re-exports."""
-    first, _, rest = name.partition(".")
-    for _ in range(8):
+    """The defining place of a (dotted) name used in a file, through imports and re-exports."""
+    for _ in range(_MAX_HOPS):
+        first, _, rest = name.partition(".")
         nodes = bindings(file.syntax.body, first)
-        origin = import_origin(file, nodes[-1], first) if nodes else None
-        if origin is None:
+        full = _imported_as(file, nodes[-1], first, rest) if nodes else None
+        if full is None:
             break
-        as_module = tree.find(f"{origin.module}.{origin.qualname}")
-        if as_module is not None and rest:
-            file, (first, _, rest) = as_module, rest.partition(".")
-            continue
-        next_file = tree.find(origin.module)
+        module, name = _split(tree, full)
+        next_file = tree.find(module)
         if next_file is None:
-            return origin
-        file, first = next_file, origin.qualname
-    return Target(file.module, first)
+            return Target(module, name)
+        file = next_file
+    return Target(file.module, name)
+
+
+def _imported_as(file: SourceFile, node: ast.stmt, first: str, rest: str) -> str | None:
+    """What ``first.rest`` means where `node` imports ``first``: a dotted path from the top; None for a definition."""
+    tail = [rest] if rest else []
+    if isinstance(node, ast.Import):
+        renamed = next((alias.name for alias in node.names if alias.asname == first), first)
+        return ".".join([renamed, *tail])
+    origin = import_origin(file, node, first)
+    return None if origin is None else ".".join([origin.module, origin.qualname, *tail])
+
+
+def _split(tree: SourceTree, path: str) -> tuple[str, str]:
+    """A dotted path as its longest module and the rest."""
+    parts = path.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        module = ".".join(parts[:cut])
+        if tree.find(module) is not None:
+            return module, ".".join(parts[cut:])
+    return ".".join(parts[:-1]), parts[-1]
 
 
 def _below(place: Target, subclasses: _Bases) -> Iterator[tuple[str, ast.ClassDef]]:

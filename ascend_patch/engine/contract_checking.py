@@ -14,6 +14,7 @@ from functools import lru_cache
 
 from . import signatures
 from .contracts import ABSENT, Contract, ContractStore, site_key
+from .errors import RewriteError
 from .sources import SourceFile, SourceTree
 from .syntax import Definition, bindings, count_sites, find_definition, fingerprint, import_origin, signature_of
 from .vocabulary import Add, Register, Replace, Retarget, Rewrite, Target, Variant, Wrap
@@ -131,7 +132,11 @@ def _check_sites(rewrite: Retarget, definition: Definition, known: Known) -> Fin
         if definition.kind == "import":
             return _moved(rewrite, definition.file, definition, "")
         return Finding(rewrite.target, "kind", f"it is a {definition.kind}, not a function")
-    return _sites_finding(rewrite, count_sites(definition, rewrite), known[0][0] if known else "")
+    against = known[0][0] if known else ""
+    try:
+        return _sites_finding(rewrite, count_sites(definition, rewrite), against)
+    except RewriteError as error:
+        return Finding(rewrite.target, "sites", str(error), against)
 
 
 def _sites_finding(rewrite: Retarget, counts: Iterable[int], against: str) -> Finding:

@@ -16,7 +16,7 @@ from .finder import HookFinder
 from .planning import Decision, Plan, fallen_with, sentence
 from .registry import Registry, rewrites_of
 from .rewriting import make, resolve
-from .slots import Change
+from .slots import Change, SlotChange
 from .vocabulary import State
 
 log = logging.getLogger("ascend_patch")
@@ -128,6 +128,7 @@ class Overlay:
         self._installed = False
         self._gate_passed = False
         self._journal: list[tuple[str, Change]] = []
+        self._overwritten: list[tuple[str, Change]] = []
         self._progress = {item.patch.id: self._begin(item) for item in plan}
 
     @staticmethod
@@ -194,14 +195,18 @@ class Overlay:
         """The finder's call: a target module has just executed, for the first time or again (reload)."""
         name = module.__name__
         with self._lock:
-            self._journal = [
-                (id, change) for id, change in self._journal if change.in_force or change.module is not module
-            ]
+            self._forget_overwritten(module)
         # Only modules imported while this one executed can have bound its names already.
         neighbours = aliases.imported_since(module, self.package.name)
         for progress in self._in_order(name):
             self._apply(progress, module, neighbours)
         self.on_change()
+
+    def _forget_overwritten(self, module: ModuleType) -> None:
+        """After a reload the module's own slots hold new objects; only importers can still hold what was there."""
+        gone = [item for item in self._journal if item[1].module is module and not item[1].in_force]
+        self._journal = [item for item in self._journal if item not in gone]
+        self._overwritten += gone
 
     def _in_order(self, module: str) -> list[_Progress]:
         return [item for item in self._progress.values() if module in item.modules]
@@ -341,8 +346,9 @@ class Overlay:
 
     def _take_back(self, ids: set[str]) -> list[str]:
         """Undo the journal's entries of these patches, last first; returns what somebody else holds now."""
-        kept = []
-        rest = []
+        kept: list[str] = []
+        rest: list[tuple[str, Change]] = []
+        undone: list[SlotChange] = []
         for id, change in reversed(self._journal):
             if id not in ids:
                 rest.append((id, change))
@@ -350,7 +356,12 @@ class Overlay:
             holder = change.undo()
             if holder:
                 kept.append(f"{change.place} is held by {holder}")
+            elif isinstance(change, SlotChange):
+                undone.append(change)
         self._journal = rest[::-1]
+        undone += [change for id, change in self._overwritten if id in ids and isinstance(change, SlotChange)]
+        self._overwritten = [item for item in self._overwritten if item[0] not in ids]
+        aliases.restore(undone, (change for _, change in rest), aliases.loaded(self.package.name))
         for id in ids:
             self._progress[id].done.clear()
         return kept

@@ -209,9 +209,10 @@ def _refuse_untraceable(patch: Patch, rewrite: Rewrite, value: Any) -> None:
                 content = cell.cell_contents
             except ValueError:
                 continue  # still empty
-            if type(content).__module__.partition(".")[0] == "wrapt":
+            if isinstance(content, FunctionType) and type(content) is not FunctionType:
                 raise RewriteError(
-                    f"{rewrite.target}: its replacement closes over a wrapt proxy, which torch.compile looks through"
+                    f"{rewrite.target}: its replacement closes over a proxy ({type(content).__name__}), "
+                    f"which torch.compile looks through; in traced code (patch {patch.id}) use a plain function"
                 )
         return
     is_class = issubclass(type(value), type)

@@ -85,7 +85,7 @@ def _look_up(holder: Any, name: str) -> tuple[object, Any]:
     return None, _ABSENT
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SlotChange:
     """A slot got a new object."""
 
@@ -122,7 +122,7 @@ class SlotChange:
         return ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CodeChange:
     """A function got a new code object; whoever holds the function follows."""
 
@@ -156,7 +156,7 @@ class CodeChange:
         return ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EntryChange:
     """A mapping got an entry."""
 
