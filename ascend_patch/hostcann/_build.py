@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ascend_patch.hostcann._paths import LIBRARIES, SOURCES, HostCannError, Library, cache_root
-from ascend_patch.hostcann._toolchain import Plan, Toolchain
+from ascend_patch.hostcann._paths import LIBRARIES, HostCannError, Library, cache_root
+from ascend_patch.hostcann._toolchain import Compilation, Plan, Toolchain
 
 PARALLEL = 2
 """Compilations at the same time: CI machines have two cores, and a unit that includes ATen needs about 1 GB."""
@@ -101,15 +101,15 @@ def _build(plan: Plan, toolchain: Toolchain, root: Path, target: Path) -> None:
     objects = root / "objects"
     objects.mkdir(exist_ok=True)
     wanted: dict[Library, list[Path]] = {}
-    missing: list[tuple[Library, Path, Path]] = []
-    for library, units in plan.units.items():
-        for unit in units:
-            result = objects / f"{plan.object_key(toolchain, library, unit)}.o"
+    missing: list[tuple[Compilation, Path]] = []
+    for library in plan.units:
+        for compilation in plan.compilations(library):
+            result = objects / f"{plan.object_key(toolchain, compilation)}.o"
             wanted.setdefault(library, []).append(result)
             if result.exists():
                 result.touch()
             else:
-                missing.append((library, unit, result))
+                missing.append((compilation, result))
     if missing:
         _compile_all(plan, toolchain, root, missing)
     staging = Path(tempfile.mkdtemp(prefix="staging-", dir=root))
@@ -128,22 +128,24 @@ def _build(plan: Plan, toolchain: Toolchain, root: Path, target: Path) -> None:
     _prune(objects)
 
 
-def _compile_all(plan: Plan, toolchain: Toolchain, root: Path, missing: list[tuple[Library, Path, Path]]) -> None:
-    # Long units first: the total time with two workers is then close to half the sum.
-    missing.sort(key=lambda item: (not item[0].torch, -item[1].stat().st_size))
+def _compile_all(plan: Plan, toolchain: Toolchain, root: Path, missing: list[tuple[Compilation, Path]]) -> None:
+    # Long ones first: the total time with two workers is then close to half the sum.
+    missing.sort(key=lambda item: (not item[0].library.torch, -sum(unit.stat().st_size for unit in item[0].units)))
     progress = Progress(len(missing))
     print(f"hostcann: compiling {len(missing)} translation units with {toolchain.command[0]} (once)",
           file=sys.stderr, flush=True)
 
-    def compile_one(item: tuple[Library, Path, Path]) -> None:
-        library, unit, result = item
-        name = unit.relative_to(SOURCES)
+    def compile_one(item: tuple[Compilation, Path]) -> None:
+        compilation, result = item
         temporary = result.with_suffix(f".{os.getpid()}.tmp")
         start = time.monotonic()
-        command = [*toolchain.command, *plan.compile_flags(library, unit), "-c", str(unit), "-o", str(temporary)]
-        _run(command, root, str(name).replace("/", "-"), str(name))
+        flags = plan.compile_flags(compilation.library, compilation.units[0])
+        unity = "".join(f'#include "{unit}"\n' for unit in compilation.units) if len(compilation.units) > 1 else None
+        source = ["-x", "c++", "-"] if unity else [str(compilation.units[0])]
+        log_name = compilation.name.replace("/", "-").replace("*", "all")
+        _run([*toolchain.command, *flags, "-c", *source, "-o", str(temporary)], root, log_name, compilation.name, unity)
         os.replace(temporary, result)
-        progress.step(str(name), time.monotonic() - start)
+        progress.step(compilation.name, time.monotonic() - start)
 
     with ThreadPoolExecutor(PARALLEL) as pool:
         futures = [pool.submit(compile_one, item) for item in missing]
@@ -156,8 +158,9 @@ def _compile_all(plan: Plan, toolchain: Toolchain, root: Path, missing: list[tup
     progress.finish()
 
 
-def _run(command: list[str], root: Path, log_name: str, what: str) -> None:
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+def _run(command: list[str], root: Path, log_name: str, what: str, source: str | None = None) -> None:
+    done = subprocess.run(
+        command, input=source, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     if done.returncode == 0:
         return
     logs = root / "logs"

@@ -21,6 +21,8 @@ class Library:
     """Libraries of ours that it links."""
     torch: bool = False
     """Links libtorch_cpu and libc10."""
+    unity: bool = False
+    """Its units are compiled as one (except *_native.cpp): most of the time goes into torch's headers."""
 
     @property
     def file(self) -> str:
@@ -43,7 +45,7 @@ _ALL = (
     Library("acl_op_compiler", needs=("ascendcl",)),
     Library("hccl", needs=("ascendcl",)),
     Library("opapi", needs=("ascendcl",), torch=True),
-    Library("aten", needs=("ascendcl",), torch=True),
+    Library("aten", needs=("ascendcl",), torch=True, unity=True),
 )
 LIBRARIES = tuple(library for library in _ALL if library.name not in os.environ.get("HOSTCANN_WITHOUT", "").split(","))
 """In load order: a library comes after those it needs. All but `aten` are CANN's own library names.

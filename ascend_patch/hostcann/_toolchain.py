@@ -76,6 +76,19 @@ def machine_features() -> str:
     return platform.machine()
 
 
+@dataclass(frozen=True)
+class Compilation:
+    """One run of the compiler: one translation unit, or several that are included into one."""
+
+    library: Library
+    units: tuple[Path, ...]
+
+    @property
+    def name(self) -> str:
+        first = str(self.units[0].relative_to(SOURCES))
+        return first if len(self.units) == 1 else f"{self.library.name}/*.cpp"
+
+
 class Plan:
     """Everything that decides what a build produces."""
 
@@ -129,9 +142,21 @@ class Plan:
         """The name of the folder with the finished libraries."""
         return f"{self.source_key}-{_digest([toolchain.identity.encode()])[:8]}"
 
-    def object_key(self, toolchain: Toolchain, library: Library, unit: Path) -> str:
-        """The name of a compiled translation unit: objects are shared between builds."""
-        parts = [FORMAT.encode(), toolchain.identity.encode(), self.units[library][unit], str(unit).encode()]
+    def compilations(self, library: Library) -> list[Compilation]:
+        """What is compiled on its own: every unit, or for a unity library all ordinary units together."""
+        units = list(self.units[library])
+        if not library.unity:
+            return [Compilation(library, (unit,)) for unit in units]
+        alone = [unit for unit in units if unit.stem.endswith("_native")]
+        together = tuple(unit for unit in units if unit not in alone)
+        return [Compilation(library, group) for group in [together, *((unit,) for unit in alone)] if group]
+
+    def object_key(self, toolchain: Toolchain, compilation: Compilation) -> str:
+        """The name of a compiled object: objects are shared between builds."""
+        library, unit = compilation.library, compilation.units[0]
+        parts = [FORMAT.encode(), toolchain.identity.encode()]
+        for path in compilation.units:
+            parts += [str(path).encode(), self.units[library][path]]
         parts += [flag.encode() for flag in self.compile_flags(library, unit)]
         if library.torch:
             parts.append(self.torch_version)

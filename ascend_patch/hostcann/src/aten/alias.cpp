@@ -1,7 +1,6 @@
 #include "alias.h"
 
 #include <ATen/ops/empty_strided.h>
-#include <c10/core/DeviceGuard.h>
 
 #include <cstring>
 
@@ -29,17 +28,23 @@ at::Tensor cpu_alias(const at::Tensor& tensor) {
 at::Tensor adopt(at::Tensor result, c10::Device device) {
   c10::TensorImpl* const impl = result.unsafeGetTensorImpl();
   c10::StorageImpl* const storage = impl->unsafe_storage().unsafeGetStorageImpl();
-  const bool sole_owner = result.use_count() == 1 && impl->unsafe_storage().use_count() == 1;
-  const size_t bytes = storage->nbytes();
-  if (sole_owner && (bytes == 0 || is_redirected(storage->data_ptr()))) {
-    c10::DataPtr data = storage->set_data_ptr(c10::DataPtr(nullptr, c10::Device(c10::DeviceType::CPU)));
+  if (C10_LIKELY(result.use_count() == 1 && impl->unsafe_storage().use_count() == 1)) {
+    const size_t bytes = storage->nbytes();
+    c10::DataPtr data;
+    if (bytes == 0 || is_redirected(storage->data_ptr())) {
+      data = storage->set_data_ptr(c10::DataPtr(nullptr, c10::Device(c10::DeviceType::CPU)));
+    } else {
+      static c10::Allocator* const allocator = c10::GetAllocator(kNpu);
+      data = allocator->allocate(bytes);
+      std::memcpy(data.get(), storage->data(), bytes);
+    }
     data.unsafe_set_device(device);
     impl->set_storage_keep_dtype(
         c10::Storage(make_npu_storage(std::move(data), bytes, impl->sizes(), impl->strides(), impl->dtype())));
     impl->_change_backend_component_keys(device);
     return result;
   }
-  const c10::DeviceGuard guard(device);
+  // The kernel kept a reference, or returned the same tensor twice.
   at::Tensor copy = at::empty_strided(result.sizes(), result.strides(), result.options().device(device));
   if (result.numel() > 0) cpu_alias(copy).copy_(result);
   return copy;

@@ -1,2 +1,0 @@
-#include "hostcann/runtime.h"
-ACL_API int hostcann_hccl() { return 0; }
