@@ -29,9 +29,9 @@ def apply_top_k_top_p(logits: Any, k: Any, p: Any) -> Any:
 
     Args:
         logits: ``[num_requests, vocab_size]`` float32.
-        k: ``[num_requests]`` int32, or None for no top-k.
+        k: ``[num_requests]`` int32 (the profiling run brings int64, which the operator refuses), or None for no top-k.
         p: ``[num_requests]`` float32, or None for no top-p.
     """
     if k is None and p is None:
         return logits
-    return npu.top_k_top_p(logits, k, p)
+    return npu.top_k_top_p(logits, k if k is None else k.int(), p)
