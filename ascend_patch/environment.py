@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 BOOTSTRAP_MARK = "ascend_patch"
-"""A ``.pth`` or ``.start`` line that mentions this and `BOOTSTRAP_SWITCH` is our bootstrap."""
+"""A ``.start`` file that mentions this, or a ``.pth`` file that mentions it and `BOOTSTRAP_SWITCH`, is our bootstrap."""
 
 BOOTSTRAP_SWITCH = "VLLM_ASCEND_AUTOPATCH"
 
@@ -247,7 +247,8 @@ def bootstrap_files(site_dirs: Iterable[str] | None = None) -> list[BootstrapFil
                 continue
             path = os.path.join(folder, name)
             text = _text(path)
-            if BOOTSTRAP_MARK in text and (BOOTSTRAP_SWITCH in text or "_boot" in text):
+            # A .pth file of an editable install mentions the package as well, but only as a path.
+            if BOOTSTRAP_MARK in text and (BOOTSTRAP_SWITCH in text or name.endswith(".start")):
                 found.append(BootstrapFile(path, folder))
     return found
 

@@ -23,7 +23,7 @@ class Refusal(Exception):
 def near_matches(word: str, known: Iterable[str]) -> list[str]:
     """Up to three of `known` that the user may have meant, best first."""
     known = list(known)
-    close = difflib.get_close_matches(word.lower(), known, n=3, cutoff=0.6)
+    close = difflib.get_close_matches(word.lower(), known, n=3, cutoff=0.75)
     # A bare name, or the wrong area before it, is the commonest slip and not always close in letters.
     tail = word.lower().rpartition(".")[2]
     same_name = [candidate for candidate in known if candidate.rpartition(".")[2] == tail]

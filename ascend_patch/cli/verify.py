@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ascend_patch.engine.planning import Decision, Plan
     from ascend_patch.engine.registry import Registry
     from ascend_patch.engine.sources import SourceTree
+    from ascend_patch.engine.vocabulary import Patch, Variant
 
 HELP = """Compare every patch with the sources of a vLLM, without importing it.
 
@@ -64,7 +65,7 @@ def verify(
         if not is_version(taken_for):
             raise Refusal(f"--as {taken_for!r} is no version: write it like 0.32.0")
     tree = here.tree(vllm, version=taken_for)
-    registry = _all_checked(here.registry, ignore_needs=vllm is not None)
+    registry = _each_by_itself(here.registry, ignore_needs=vllm is not None)
     _refuse_unsupported(here, registry, tree)
     written = _update(here, registry, tree) if update else None
     plan = _plan(here, registry, tree, strict)
@@ -77,19 +78,20 @@ def verify(
         raise typer.Exit(FINDING)
 
 
-def _all_checked(registry: Registry, ignore_needs: bool) -> Registry:
-    """The registry, without what its variants need of this machine when the sources come from elsewhere."""
-    if not ignore_needs:
-        return registry
+def _each_by_itself(registry: Registry, ignore_needs: bool) -> Registry:
+    """The registry without conflicts, because all patches are on here whether or not they can be on together.
+
+    With `ignore_needs` also without what variants need of this machine: the sources come from elsewhere.
+    """
     from ascend_patch.engine.registry import Registry
 
+    def variants(patch: Patch) -> tuple[Variant, ...]:
+        if not ignore_needs:
+            return patch.variants
+        return tuple(dataclasses.replace(variant, needs=()) for variant in patch.variants)
+
     return Registry(
-        {
-            patch.id: dataclasses.replace(
-                patch, variants=tuple(dataclasses.replace(variant, needs=()) for variant in patch.variants)
-            )
-            for patch in registry
-        }
+        {patch.id: dataclasses.replace(patch, conflicts=(), variants=variants(patch)) for patch in registry}
     )
 
 

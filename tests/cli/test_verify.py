@@ -1,0 +1,143 @@
+"""`verify`: the patches against sources of any kind."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from .conftest import Toy
+
+
+def sources(toy: Toy) -> dict[str, str]:
+    return {f"gadget/{path.name}": path.read_text("utf-8") for path in (toy.site / "gadget").glob("*.py")}
+
+
+def make_sdist(toy: Toy, version: str) -> Path:
+    path = toy.root / f"gadget-{version}.tar.gz"
+    files = {**sources(toy), "PKG-INFO": f"Metadata-Version: 2.1\nName: gadget\nVersion: {version}\n"}
+    with tarfile.open(path, "w:gz") as archive:
+        for name, text in files.items():
+            info = tarfile.TarInfo(f"gadget-{version}/{name}")
+            info.size = len(text.encode())
+            archive.addfile(info, io.BytesIO(text.encode()))
+    return path
+
+
+def make_wheel(toy: Toy, version: str) -> Path:
+    path = toy.root / f"gadget-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in sources(toy).items():
+            archive.writestr(name, text)
+        archive.writestr(
+            f"gadget-{version}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: gadget\nVersion: {version}\n"
+        )
+    return path
+
+
+def make_checkout(toy: Toy, version: str) -> Path:
+    folder = toy.root / f"gadget-{version}"
+    for name, text in sources(toy).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_everything_in_order_is_exit_0(toy: Toy) -> None:
+    result = toy("verify")
+    assert result.code == 0 and result.err == ""
+    assert "5 of 6 patches apply" in result.out  # math.old covers other versions
+
+
+def test_json_keys(toy: Toy) -> None:
+    found = toy("verify", "--json").json
+    assert set(found) == {"package", "version", "origin", "source", "contract", "ok", "patches", "updated"}
+    assert (found["version"], found["source"], found["contract"], found["ok"]) == ("1.5.0", "installed", True, True)
+    assert all(
+        set(patch) == {"id", "required", "state", "reason", "variant", "targets"} for patch in found["patches"]
+    )
+
+
+def test_a_required_patch_that_drifted_is_exit_1(toy: Toy) -> None:
+    toy.edit("gadget/core.py", "os.cuda.device", "os.xpu.device")
+    result = toy("verify")
+    assert result.code == 1
+    assert "device.where drifted" in result.err and "1 sites to retarget instead of 2" in result.err
+    assert toy("verify", "--json").json["ok"] is False
+
+
+def test_an_optional_one_only_counts_with_strict(toy: Toy) -> None:
+    toy.edit("gadget/core.py", "return a + b", "return b + a")
+    assert toy("verify").code == 0
+    assert toy("verify", "--strict").code == 1
+    target = next(patch for patch in toy("verify", "--json").json["patches"] if patch["id"] == "math.add")["targets"][0]
+    assert (target["problem"], target["against"]) == ("body", "1.5.0")
+
+
+def test_switched_off_and_conflicting_patches_are_checked_too(toy: Toy) -> None:
+    (toy.project / "ascend_patch.toml").write_text('disable = ["math.add"]\n')
+    toy.edit("gadget/core.py", "return a + b", "return b + a")
+    found = {patch["id"]: patch["state"] for patch in toy("verify", "--json").json["patches"]}
+    assert (found["math.add"], found["math.run"]) == ("drifted", "pending")
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"), [(make_sdist, "sdist"), (make_wheel, "wheel"), (make_checkout, "folder")]
+)  # fmt: skip
+def test_every_kind_of_source(toy: Toy, make: object, kind: str) -> None:
+    path = make(toy, "1.5.0")  # type: ignore[operator]
+    toy.edit("gadget/core.py", "os.cuda.device", "os.xpu.device")  # the installed one must not be looked at
+    result = toy("verify", "--vllm", str(path), "--json")
+    assert result.code == 0
+    assert (result.json["source"], result.json["version"]) == (kind, "1.5.0")
+
+
+def test_an_unsupported_version_is_refused(toy: Toy) -> None:
+    toy.install("3.0.0")
+    line = toy("verify").refused()
+    assert "no patch covers gadget 3.0.0" in line and ">=1.0,<2" in line
+    assert toy("verify", "--as", "1.5.0").code == 0
+
+
+def test_a_version_in_between_is_accepted_by_a_known_contract(toy: Toy) -> None:
+    toy.install("1.7.0")
+    result = toy("verify", "--strict", "--json")
+    assert result.code == 0 and result.json["contract"] is False
+    against = {item["against"] for patch in result.json["patches"] for item in patch["targets"] if item["against"]}
+    assert against == {"1.5.0"}
+
+
+def test_update_writes_the_contract_of_that_version(toy: Toy) -> None:
+    toy.install("1.7.0")
+    toy.edit("gadget/core.py", "return a + b", "return b + a")
+    assert next(p for p in toy("verify", "--json").json["patches"] if p["id"] == "math.add")["state"] == "drifted"
+    result = toy("verify", "--update", "--json")
+    path = toy.root / "contracts" / "1.7.0.json"
+    assert result.code == 0 and str(path) in result.json["updated"]
+    assert set(json.loads(path.read_text())["targets"]) == {
+        "gadget.core:where", "gadget.core:DEVICES", "gadget.core:add", "gadget.core:run", "gadget.core:Child.close",
+    }  # fmt: skip
+    assert next(p for p in result.json["patches"] if p["id"] == "math.add")["state"] == "pending"
+    assert not list(path.parent.glob(".*")), "a draft was left behind"
+    assert "is up to date" in toy("verify", "--update").out
+
+
+def test_update_says_what_changed(toy: Toy) -> None:
+    toy.edit("gadget/core.py", "return a + b", "return b + a")
+    out = toy("verify", "--update").out
+    # Every target lies in the one file that changed, so every contract has a new file hash.
+    assert "5 targets: 0 added, 0 removed, 5 changed" in out
+
+
+def test_refusals_change_nothing(toy: Toy) -> None:
+    before = sorted(path.name for path in (toy.root / "contracts").iterdir())
+    assert "--as" in toy("verify", "--update", "--as", "1.6.0").refused()
+    assert "write it like" in toy("verify", "--as", "soon").refused()
+    assert "does not exist" in toy("verify", "--vllm", str(toy.root / "nowhere")).refused()
+    (toy.root / "contracts" / "1.5.0.json").write_text("{")
+    assert "1.5.0.json" in toy("verify").refused()
+    assert sorted(path.name for path in (toy.root / "contracts").iterdir()) == before
