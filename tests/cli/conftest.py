@@ -52,7 +52,7 @@ UPSTREAM = {
 PATCHES = {
     "gadget_patches/__init__.py": "",
     "gadget_patches/device/__init__.py": "",
-    "gadget_patches/device/where.py": '''
+    "gadget_patches/device/where.py": """
         from ascend_patch.engine.vocabulary import Patch, Retarget, Variant
 
         PATCH = Patch(
@@ -68,8 +68,8 @@ PATCHES = {
                 ),
             ),
         )
-    ''',
-    "gadget_patches/device/registry.py": '''
+    """,
+    "gadget_patches/device/registry.py": """
         from ascend_patch.engine.vocabulary import Patch, Register, Variant
 
         PATCH = Patch(
@@ -82,7 +82,7 @@ PATCHES = {
                 ),
             ),
         )
-    ''',
+    """,
     "gadget_patches/math/__init__.py": "",
     "gadget_patches/math/add.py": '''
         from ascend_patch.engine.vocabulary import Patch, Replace, Variant
@@ -105,7 +105,7 @@ PATCHES = {
             """Add on the device."""
             return a.add(b)
     ''',
-    "gadget_patches/math/run.py": '''
+    "gadget_patches/math/run.py": """
         from ascend_patch.engine.vocabulary import Patch, Variant, Wrap
 
         PATCH = Patch(
@@ -122,8 +122,8 @@ PATCHES = {
                 return original(job)
 
             return run
-    ''',
-    "gadget_patches/math/old.py": '''
+    """,
+    "gadget_patches/math/old.py": """
         from ascend_patch.engine.vocabulary import Patch, Replace, Variant
 
         PATCH = Patch(
@@ -135,9 +135,9 @@ PATCHES = {
 
         def add(a, b):
             return a + b
-    ''',
+    """,
     "gadget_patches/life/__init__.py": "",
-    "gadget_patches/life/stop.py": '''
+    "gadget_patches/life/stop.py": """
         from ascend_patch.engine.vocabulary import Add, Patch, Variant
 
         PATCH = Patch(
@@ -149,7 +149,7 @@ PATCHES = {
 
         def close(self):
             return "closed"
-    ''',
+    """,
 }
 
 ALL_IDS = {"device.where", "device.registry", "math.add", "math.run", "math.old", "life.stop"}

@@ -52,7 +52,12 @@ def test_version(toy: Toy) -> None:
 
 def test_the_shell_completes_commands_and_ids(run_python: Callable[..., Result]) -> None:
     code = "from ascend_patch.cli import main; main()"
-    environ = {**os.environ, "_ASCEND_PATCH_COMPLETE": "complete_bash", "COMP_WORDS": "ascend-patch sh", "COMP_CWORD": "1"}
+    environ = {
+        **os.environ,
+        "_ASCEND_PATCH_COMPLETE": "complete_bash",
+        "COMP_WORDS": "ascend-patch sh",
+        "COMP_CWORD": "1",
+    }
     assert run_python(code, environ=environ).out.split() == ["show"]
     environ |= {"COMP_WORDS": "ascend-patch show platform.n", "COMP_CWORD": "2"}
     assert "platform.npu" in run_python(code, environ=environ).out

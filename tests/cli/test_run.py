@@ -146,7 +146,10 @@ def test_refusals_before_anything_runs(toy: Toy, options: list[str], words: str)
 
 
 def test_contradictory_settings_are_refused(toy: Toy) -> None:
-    environ = {"VLLM_ASCEND_PATCH_ONLY": "device.where,math.add,device.registry", "VLLM_ASCEND_PATCH_DISABLE": "math.add"}
+    environ = {
+        "VLLM_ASCEND_PATCH_ONLY": "device.where,math.add,device.registry",
+        "VLLM_ASCEND_PATCH_DISABLE": "math.add",
+    }
     assert "VLLM_ASCEND_PATCH_DISABLE" in toy("run", "--", "true", environ=environ).refused()
 
 

@@ -57,9 +57,7 @@ def test_json_keys(toy: Toy) -> None:
     found = toy("verify", "--json").json
     assert set(found) == {"package", "version", "origin", "source", "contract", "ok", "patches", "updated"}
     assert (found["version"], found["source"], found["contract"], found["ok"]) == ("1.5.0", "installed", True, True)
-    assert all(
-        set(patch) == {"id", "required", "state", "reason", "variant", "targets"} for patch in found["patches"]
-    )
+    assert all(set(patch) == {"id", "required", "state", "reason", "variant", "targets"} for patch in found["patches"])
 
 
 def test_a_required_patch_that_drifted_is_exit_1(toy: Toy) -> None:
