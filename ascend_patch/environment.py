@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 BOOTSTRAP_MARK = "ascend_patch"
-"""A ``.start`` file that mentions this, or a ``.pth`` file that mentions it and `BOOTSTRAP_SWITCH`, is our bootstrap."""
+"""A ``.start`` file that mentions this, or a ``.pth`` file with it and `BOOTSTRAP_SWITCH`, is our bootstrap."""
 
 BOOTSTRAP_SWITCH = "VLLM_ASCEND_AUTOPATCH"
 
@@ -120,14 +120,18 @@ def decide_device(setting: str = "auto", dev: str = "/dev") -> DeviceDecision:
         ValueError: the setting is none of the three.
     """
     if setting == "host":
-        return DeviceDecision("host", "ASCEND_PATCH_DEVICE=host asks for the CANN on the CPU (hostcann)")
+        return DeviceDecision(
+            "host", "asked for (ASCEND_PATCH_DEVICE or ascend_patch.toml): the CANN on the CPU, hostcann"
+        )
     if setting not in ("auto", "npu", ""):
         raise ValueError(f"ASCEND_PATCH_DEVICE={setting!r} is unknown: use auto, npu or host")
     nodes = device_nodes(dev)
     if nodes:
         return DeviceDecision("npu", f"{len(nodes)} NPU device nodes, the first is {nodes[0]}")
     if setting == "npu":
-        return DeviceDecision("npu", f"ASCEND_PATCH_DEVICE=npu asks for it, although {dev} has no davinci device node")
+        return DeviceDecision(
+            "npu", f"asked for (ASCEND_PATCH_DEVICE or ascend_patch.toml), but {dev} has no davinci device node"
+        )
     return DeviceDecision(None, f"{dev} has no davinci device node and ASCEND_PATCH_DEVICE=host is not set")
 
 

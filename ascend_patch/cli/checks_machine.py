@@ -32,7 +32,7 @@ def device(machine: Machine) -> Iterator[Finding]:
     elif decision.device == "host":
         yield Finding("device", "ok", f"host: {decision.reason}; a test device, no result from it is an NPU result")
     elif not environment.has_npu_device(machine.dev):
-        yield Finding("device", "warning", f"npu: {decision.reason}", "set ASCEND_PATCH_DEVICE=auto")
+        yield Finding("device", "error", f"npu: {decision.reason}", "check the driver, or choose the device host")
     else:
         yield Finding("device", "ok", f"npu: {decision.reason}")
 

@@ -89,7 +89,7 @@ PATCHES = {
 
         PATCH = Patch(
             id="math.add",
-            why="Upstream adds one by one; the device has an operator for it, and this sentence is long enough to be cut.",
+            why="Upstream adds one by one, the device has an operator; this sentence is long enough to be cut.",
             traced=True,
             requires=("device.registry",),
             upstream="https://example.org/issues/7",

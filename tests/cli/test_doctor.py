@@ -142,7 +142,7 @@ def test_device_decision(machine: Machine) -> None:
     assert levels(checks_machine.device(machine)) == {"device": "error"}
     assert "ASCEND_PATCH_DEVICE=host" in text(checks_machine.device(machine))
     assert "no result from it is an NPU result" in text(checks_machine.device(with_device(machine, "host")))
-    assert levels(checks_machine.device(with_device(machine, "npu"))) == {"device": "warning"}
+    assert levels(checks_machine.device(with_device(machine, "npu"))) == {"device": "error"}
     add_npus(machine)
     assert levels(checks_machine.device(replace(machine))) == {"device": "ok"}
 

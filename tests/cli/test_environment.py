@@ -99,8 +99,9 @@ def test_an_unknown_device_is_an_error(tmp_path: Path) -> None:
         environment.decide_device("cuda", str(tmp_path))
 
 
+INFO = "x86_64-linux/ascend_toolkit_install.info"
 CANN_FILES = {
-    "an old toolkit": ("ascend-toolkit/latest", "x86_64-linux/ascend_toolkit_install.info", "version=8.2.RC1\n", "8.2.RC1"),
+    "an old toolkit": ("ascend-toolkit/latest", INFO, "version=8.2.RC1\n", "8.2.RC1"),
     "a new toolkit": ("cann", "aarch64-linux/ascend_toolkit_install.info", "package_name=x\nversion=8.5.0\n", "8.5.0"),
     "nnae": ("nnae/latest", "ascend_nnae_install.info", "version=8.0.RC3\n", "8.0.RC3"),
     "parts": ("ascend-toolkit/latest", "runtime/version.info", "Version=7.7.0.1.238\nversion_dir=8.3.RC1\n", "8.3.RC1"),
