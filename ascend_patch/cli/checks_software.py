@@ -7,10 +7,14 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ascend_patch.cli.errors import Refusal
 from ascend_patch.cli.findings import Finding, Machine, release
 from ascend_patch.engine.errors import OverlayError
+
+if TYPE_CHECKING:
+    from ascend_patch.engine.planning import Selection
 
 MACHINES = ("x86_64", "aarch64")
 
@@ -61,7 +65,7 @@ def _coverage(machine: Machine, version: str) -> Iterator[Finding]:
                 "install a supported version",
             )  # fmt: skip
             return
-        plan = here.plan(here.tree())
+        plan = here.plan(here.tree(), _selection(machine))
         known = here.store.get(version) is not None
     except (Refusal, OverlayError) as error:
         yield Finding("vllm", "error", f"the patches cannot be checked: {error}", "repair what it names")
@@ -80,6 +84,16 @@ def _coverage(machine: Machine, version: str) -> Iterator[Finding]:
         yield Finding("vllm", "ok", f"{summary}, contract known")
     for line in plan.warnings() if known else []:
         yield Finding("vllm", "warning", line, "'ascend-patch verify' shows what changed")
+
+
+def _selection(machine: Machine) -> Selection:
+    """What the settings select; everything, while they are broken, because their own check reports that."""
+    from ascend_patch.engine.planning import Selection
+
+    try:
+        return machine.workspace.settings.selection
+    except (Refusal, OverlayError):
+        return Selection()
 
 
 def torch(machine: Machine) -> Iterator[Finding]:

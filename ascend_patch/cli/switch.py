@@ -79,7 +79,7 @@ def refuse_required(here: Workspace, ids: list[str], otherwise: str) -> None:
         if here.registry[patch_id].required:
             raise Refusal(
                 f"{patch_id} is required, {here.package} does not start without it "
-                f"({here.registry[patch_id].why}): {otherwise}"
+                f"({here.registry[patch_id].why.rstrip('.')}): {otherwise}"
             )
         needing = [other for other in here.registry.dependents(patch_id) if here.registry[other].required]
         if needing:

@@ -224,7 +224,9 @@ def test_settings(machine: Machine, toy: Toy) -> None:
     file.write_text('disable = ["life.nope"]\n')
     broken = replace(machine, workspace=toy.fresh())
     assert levels(checks_overlay.settings(broken)) == {"settings": "error"}
-    assert levels(checks_machine.device(broken)) == {"device": "error"}  # broken settings break no other check
+    # Broken settings break no other check.
+    assert levels(checks_machine.device(broken)) == {"device": "error"}
+    assert levels(checks_software.vllm(broken)) == {"vllm": "ok"}
 
 
 def record(toy: Toy, pid: int, patches: dict[str, dict[str, object]]) -> None:

@@ -85,7 +85,7 @@ def test_json_keys(toy: Toy) -> None:
 
 def test_a_required_patch_needs_force(toy: Toy) -> None:
     line = toy("disable", "device.where").refused()
-    assert "required" in line and "The function opens a CUDA device." in line and "--force" in line
+    assert "required" in line and "(The function opens a CUDA device)" in line and "--force" in line
     assert not project_file(toy).exists()
     assert toy("disable", "device.where", "--force").code == 0
     assert not is_on(toy, "device.where")
