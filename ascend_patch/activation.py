@@ -206,7 +206,7 @@ def decide_device(wish: str) -> environment.DeviceDecision:
 def _refuse_if_blocked(_: ModuleType | None) -> None:
     if _state.blocker is not None:
         if isinstance(_state.blocker, OverlayError):
-            raise _state.blocker
+            raise type(_state.blocker)(str(_state.blocker)) from None
         raise RequiredPatchError(f"the overlay could not be prepared: {_state.blocker}") from _state.blocker
 
 

@@ -196,10 +196,9 @@ def _from_text(path: Path, text: str) -> _Source:
     try:
         values: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        line = re.search(r"line (\d+)", str(error))
-        raise SettingsError(
-            f"{path}{':' + line[1] if line else ''}: not valid TOML: {error}: repair or remove it"
-        ) from None
+        found = re.search(r"line (\d+)", str(error))
+        line = found[1] if found else max(1, len(text.splitlines()))  # "at end of document"
+        raise SettingsError(f"{path}:{line}: not valid TOML: {error}: repair or remove it") from None
     source = _Source(values, str(path), _lines(text))
     for key, value in values.items():
         where = source.origin(key)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import multiprocessing.util
 import os
 import shutil
 import stat
@@ -65,6 +66,8 @@ class Recorder:
         self._failed = False
         atexit.register(self.write)
         os.register_at_fork(after_in_child=self.write)
+        # A process that multiprocessing forks gets its name, and with it its role, only after the fork.
+        multiprocessing.util.register_after_fork(self, Recorder.write)
         self._safely(self._prepare)
 
     def changed(self) -> None:
@@ -220,9 +223,9 @@ class Run:
         found = []
         for path in self.path.glob("*.json"):
             try:
-                raw = json.loads(path.read_bytes())
-                found.append(Record(path, raw))
-                int(raw["pid"])
+                record = Record(path, json.loads(path.read_bytes()))
+                if record.pid and isinstance(record.raw.get("started", 0), (int, float)):
+                    found.append(record)
             except (OSError, ValueError, KeyError, TypeError):
                 continue
         return tuple(sorted(found, key=lambda record: (record.raw.get("started", 0), record.pid)))

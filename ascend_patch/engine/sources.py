@@ -108,7 +108,8 @@ class SourceTree:
             try:
                 return _open_archive(place, package, distribution, version)
             except (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError) as error:
-                raise SourceError(f"{place} is neither a readable wheel nor a readable sdist: {error}") from None
+                reason = str(error).partition("\n")[0].rstrip(":")
+                raise SourceError(f"{place} is neither a readable wheel nor a readable sdist: {reason}") from None
         raise SourceError(
             f"{place} does not exist: give a package folder, a checkout, a wheel or an sdist of {package}"
         )
