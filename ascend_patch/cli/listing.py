@@ -94,6 +94,7 @@ def _print(here: Workspace, rows: list[dict[str, Any]], version: str | None) -> 
             for facts in rows
         ],
         keep=("id", "kind", "switch", "state"),
+        spare=("variants", "switch"),
     )
     if output.on_terminal():
         against = f"{here.package} {version}" if version else f"no {here.package} is installed: states are unknown"

@@ -35,6 +35,9 @@ STYLES: Mapping[str, str] = {
 """Word to style, for cells whose text is one of our own state words."""
 
 
+WIDE = 100
+
+
 class Cell(NamedTuple):
     """Text in a table with a style of its own."""
 
@@ -98,10 +101,24 @@ def field(name: str, value: str, width: int = 18) -> None:
         print(f"{'':<{width}}  {line}".rstrip())
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str | Cell]], keep: Sequence[str] = ()) -> None:
-    """Rows under `columns`; the columns named in `keep` are never folded on a terminal."""
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str | Cell]],
+    keep: Sequence[str] = (),
+    spare: Sequence[str] = (),
+) -> None:
+    """Print rows under column names.
+
+    Args:
+        keep: columns that are never folded on a terminal.
+        spare: columns that a terminal of less than `WIDE` characters does without.
+    """
     cells = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in rows]
     if on_terminal():
+        if spare and console().width < WIDE:
+            shown = [index for index, name in enumerate(columns) if name not in spare]
+            columns = [columns[index] for index in shown]
+            cells = [[row[index] for index in shown] for row in cells]
         _rich_table(columns, cells, keep)
     else:
         _plain_table(columns, cells)

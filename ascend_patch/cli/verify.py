@@ -189,6 +189,7 @@ def _print(here: Workspace, plan: Plan, tree: SourceTree, ok: bool, written: str
             for decision in plan
         ],
         keep=("id", "kind", "state"),
+        spare=("targets", "contract"),
     )
     accepted = len(plan.accepted)
     total = len(plan.decisions)

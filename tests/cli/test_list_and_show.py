@@ -109,6 +109,15 @@ def test_a_terminal_gets_colours_and_no_color_takes_them(toy: Toy, monkeypatch: 
     assert not any(f"\x1b[{code}m" in toy("list").out for code in range(30, 38))
 
 
+def test_a_narrow_terminal_does_without_the_spare_columns(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    assert "variants" in toy("list").out
+    monkeypatch.setenv("COLUMNS", "80")
+    out = toy("list").out
+    assert "variants" not in out and "math.add" in out and "applies" in out
+
+
 def test_show_tells_everything(toy: Toy) -> None:
     result = toy("show", "math.add")
     assert result.code == 0
