@@ -128,4 +128,4 @@ def last_run(machine: Machine) -> Iterator[Finding]:
             "import ascend_patch (or set the switch) before anything imports vllm",
         )  # fmt: skip
     if agreement.agrees and not failed and not stale:
-        yield Finding("last run", "ok", f"{run.id}: {len(run.records)} processes, all with the same patches")
+        yield Finding("last run", "ok", f"{run.id}: {len(run.records)} recorded, all with the same patches")

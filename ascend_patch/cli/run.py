@@ -70,7 +70,7 @@ def run(
     chosen = Switches(disable or [], enable or [], only or [], strict, device)
     changes = environment_changes(here, chosen)
     child = here.with_environ({**here.environ, **changes})
-    child.settings  # noqa: B018  (contradictions are refused before anything starts)
+    _check_in_force(child, chosen)
     if dry_run:
         _describe(child, command, changes, as_json)
         return
@@ -119,6 +119,22 @@ def environment_changes(here: Workspace, chosen: Switches) -> dict[str, str]:
             raise Refusal(f"--device {chosen.device!r} is unknown: use npu, host or auto")
         changes["ASCEND_PATCH_DEVICE"] = chosen.device
     return changes
+
+
+def _check_in_force(child: Workspace, chosen: Switches) -> None:
+    """Refuse when the child would not see what the options say; a switch that does nothing is worse than none.
+
+    Raises:
+        SettingsError: the resulting settings contradict each other.
+        Refusal: a patch named with --enable would stay off all the same.
+    """
+    from ascend_patch.cli.describe import on_or_off
+
+    for patch_id in chosen.enable:
+        on, reason = on_or_off(child, child.registry[patch_id])
+        if not on:
+            raise Refusal(f"{patch_id} would stay off, {reason}: change that, or name it with --only")
+    child.settings  # noqa: B018  (validated when it is read, also without --enable)
 
 
 def _with_what_it_takes(here: Workspace, only: list[str]) -> list[str]:

@@ -162,7 +162,8 @@ def _print(facts: dict[str, Any]) -> None:
             if entry["state"] in BAD_STATES:
                 output.say(f"pid {process['pid']}: {patch_id} {entry['state']}: {entry.get('reason', '')}", "red")
     if facts["agrees"]:
-        output.say(f"{len(facts['processes'])} processes, all with the same patches", "green")
+        count = len(facts["processes"])
+        output.say("one process" if count == 1 else f"{count} processes, all with the same patches", "green")
     for line in facts["differences"]:
         output.say(f"they do not agree: {line}", "bold red")
 

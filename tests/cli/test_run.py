@@ -145,6 +145,12 @@ def test_refusals_before_anything_runs(toy: Toy, options: list[str], words: str)
     assert not marker.exists()
 
 
+def test_an_enable_that_would_do_nothing_is_refused(toy: Toy) -> None:
+    environ = {"VLLM_ASCEND_PATCH_ONLY": "device.where"}
+    line = toy("run", "--enable", "life.stop", "--", "true", environ=environ).refused()
+    assert "life.stop would stay off, not selected by VLLM_ASCEND_PATCH_ONLY" in line
+
+
 def test_contradictory_settings_are_refused(toy: Toy) -> None:
     environ = {
         "VLLM_ASCEND_PATCH_ONLY": "device.where,math.add,device.registry",
