@@ -85,7 +85,7 @@ ACL_API aclError aclrtMemcpy(void* target, size_t capacity, const void* source, 
     if (kind == kDeviceToHost) trace_count(TraceKind::kSync, "aclrtMemcpy");
   }
   if (accesses_are_checked()) {
-    const aclError order = check_host_accesses("aclrtMemcpy", {{source, bytes, false}, {target, bytes, true}});
+    const aclError order = host_access("aclrtMemcpy", {{source, bytes, false}, {target, bytes, true}});
     if (order != kSuccess) return order;
   }
   std::memmove(target, source, bytes);
@@ -133,7 +133,7 @@ ACL_API aclError aclrtMemset(void* target, size_t capacity, int32_t value, size_
     return fail(kRtParamInvalid, "aclrtMemset: %zu bytes at %p are not device memory", bytes, target);
   }
   if (accesses_are_checked()) {
-    const aclError order = check_host_accesses("aclrtMemset", {{target, bytes, true}});
+    const aclError order = host_access("aclrtMemset", {{target, bytes, true}});
     if (order != kSuccess) return order;
   }
   std::memset(target, value, bytes);

@@ -30,6 +30,12 @@ aclError fail(aclError code, const char* format, ...) {
   return code;
 }
 
+const char* last_message() {
+  fetched_message.swap(recent_message);
+  recent_message.clear();
+  return fetched_message.c_str();
+}
+
 aclError unimplemented(const char* function) {
   return fail(kFeatureUnsupported, "%s is not implemented in hostcann (the CANN emulation for the CPU)", function);
 }

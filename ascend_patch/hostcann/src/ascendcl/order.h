@@ -21,7 +21,6 @@ struct Recording;
 
 // The following do nothing unless accesses_are_checked().
 aclError check_accesses(StreamObject* stream, const char* name, const std::vector<Access>& accesses);
-aclError check_host_accesses(const char* name, const std::vector<Access>& accesses);
 void order_record(StreamObject* stream, Recording* recording);
 void order_wait(StreamObject* stream, const Recording* recording);
 void order_host_saw(const Recording* recording);

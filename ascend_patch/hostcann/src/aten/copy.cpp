@@ -6,6 +6,7 @@
 
 #include <cstring>
 
+#include "accesses.h"
 #include "alias.h"
 #include "hostcann/runtime.h"
 
@@ -19,6 +20,19 @@ const char* direction(bool to_npu, bool from_npu) {
 bool same_layout(const at::Tensor& a, const at::Tensor& b) {
   return a.scalar_type() == b.scalar_type() && a.sizes() == b.sizes() && a.strides() == b.strides() &&
          a.is_non_overlapping_and_dense() && a.is_neg() == b.is_neg() && a.is_conj() == b.is_conj();
+}
+
+// A blocking copy waits for the current stream and then copies on the host, as torch-npu does.
+void check_copy_order(const at::Tensor& self, const at::Tensor& source, c10::DeviceIndex device, bool blocking) {
+  std::vector<Access> accesses;
+  append_accesses(source, false, &accesses);
+  append_accesses(self, true, &accesses);
+  if (!blocking) {
+    check_order("copy_", device, accesses);
+    return;
+  }
+  synchronize(current_stream(device));
+  TORCH_CHECK(host_access("copy_", accesses) == kSuccess, last_message());
 }
 
 }  // namespace
@@ -35,6 +49,7 @@ at::Tensor& copy_(at::Tensor& self, const at::Tensor& source, bool non_blocking)
   }
   const c10::DeviceIndex device = to_npu ? self.device().index() : source.device().index();
   if (C10_UNLIKELY(streams_are_deferred())) synchronize(current_stream(device));
+  if (C10_UNLIKELY(accesses_are_checked())) check_copy_order(self, source, device, crosses && !non_blocking);
   if (!crosses && !compute_enabled()) return self;
 
   at::Tensor target = to_npu ? cpu_alias(self) : self;

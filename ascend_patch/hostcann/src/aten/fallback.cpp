@@ -4,10 +4,12 @@
 #include <ATen/ops/empty.h>
 #include <c10/core/DeviceGuard.h>
 
+#include "accesses.h"
 #include "alias.h"
 #include "allocator.h"
 #include "hostcann/runtime.h"
 #include "random.h"
+#include "shapes.h"
 
 namespace hostcann::aten {
 namespace {
@@ -150,13 +152,55 @@ void convert_result(const ReturnPlan& result, c10::IValue& value, Call& call) {
 
 // torch-npu initialises the device with the first tensor it makes; an operator without tensor arguments may come first.
 void initialise_device(c10::Device device) {
-  static const at::Tensor first = at::empty({0}, at::TensorOptions().device(device));
+  // Kept for ever: a tensor destroyed with the static objects would outlive torch-npu's allocator.
+  static const at::Tensor* const first = new at::Tensor(at::empty({0}, at::TensorOptions().device(device)));
+  static_cast<void>(first);
+}
+
+void trace(const OperatorPlan& plan) {
+  trace_count(TraceKind::kAten, plan.name.c_str());
+  if (plan.synchronises) trace_count(TraceKind::kSync, plan.name.c_str());
+}
+
+// Check mode: what the operator reads and writes of its arguments.
+void check_arguments(const OperatorPlan& plan, const Stack& stack, const Call& call) {
+  std::vector<Access> accesses;
+  const size_t first = stack.size() - plan.arguments;
+  for (const Pair& pair : call.pairs()) append_accesses(pair.npu, false, &accesses);
+  for (const ArgumentPlan& argument : plan.interesting) {
+    if (!argument.written) continue;
+    const c10::IValue& value = stack[first + argument.index];
+    if (value.isTensor()) append_accesses(value.toTensor(), true, &accesses);
+    if (value.isTensorList()) {
+      for (const at::Tensor& tensor : value.toTensorVector()) append_accesses(tensor, true, &accesses);
+    }
+  }
+  check_order(plan.name.c_str(), call.device().index(), accesses);
+}
+
+// Check mode: new results are written, too.
+void check_results(const OperatorPlan& plan, const Stack& stack, const Call& call) {
+  std::vector<Access> accesses;
+  const size_t first = stack.size() - plan.returns;
+  for (uint16_t i = 0; i < plan.returns; ++i) {
+    if (plan.results[i].argument >= 0 || !stack[first + i].isTensor()) continue;
+    const at::Tensor& result = stack[first + i].toTensor();
+    const bool aliases = std::any_of(call.pairs().begin(), call.pairs().end(), [&](const Pair& pair) {
+      return result.defined() && result.storage().is_alias_of(pair.npu.storage());
+    });
+    if (!aliases && is_npu(result)) append_accesses(result, true, &accesses);
+  }
+  check_order(plan.name.c_str(), call.device().index(), accesses);
 }
 
 }  // namespace
 
 void Fallback::operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet, Stack* stack) {
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
+  if (C10_UNLIKELY(!compute_enabled()) && run_on_shapes(plan_, stack)) {
+    if (trace_enabled()) trace(plan_);
+    return;
+  }
   Call call(plan_);
   const size_t first = stack->size() - plan_.arguments;
   for (const ArgumentPlan& argument : plan_.interesting) convert_argument(argument, (*stack)[first + argument.index], call);
@@ -165,11 +209,9 @@ void Fallback::operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet
 
   c10::OptionalDeviceGuard device_guard;
   if (C10_UNLIKELY(call.device().index() != current_device())) device_guard.reset_device(call.device());
-  if (C10_UNLIKELY(trace_enabled())) {
-    trace_count(TraceKind::kAten, plan_.name.c_str());
-    if (plan_.synchronises) trace_count(TraceKind::kSync, plan_.name.c_str());
-  }
+  if (C10_UNLIKELY(trace_enabled())) trace(plan_);
   if (C10_UNLIKELY(streams_are_deferred())) synchronize(current_stream(call.device().index()));
+  if (C10_UNLIKELY(accesses_are_checked())) check_arguments(plan_, *stack, call);
 
   {
     const Redirect redirect;
@@ -183,6 +225,7 @@ void Fallback::operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet
   call.finish_written();
   const size_t first_result = stack->size() - plan_.returns;
   for (uint16_t i = 0; i < plan_.returns; ++i) convert_result(plan_.results[i], (*stack)[first_result + i], call);
+  if (C10_UNLIKELY(accesses_are_checked())) check_results(plan_, *stack, call);
 }
 
 }  // namespace hostcann::aten

@@ -48,6 +48,9 @@ HOSTCANN_API int current_device();
 // `return hostcann::fail(kAclnnInvalidParam, "...")` is one line. torch-npu appends the message to its exception.
 HOSTCANN_API aclError fail(aclError code, const char* format, ...) __attribute__((format(printf, 2, 3)));
 
+// Takes the message that aclGetRecentErrMsg would return ("" if there is none), for code that throws instead.
+HOSTCANN_API const char* last_message();
+
 // For an ABI function that exists but is not implemented: records "<function> is not implemented in hostcann" and
 // returns kFeatureUnsupported.
 HOSTCANN_API aclError unimplemented(const char* function);
@@ -108,6 +111,9 @@ HOSTCANN_API aclError launch(Stream stream, const char* name, std::function<void
 // Launches that must happen even in null mode (copies, memset, filling index outputs with zeros).
 HOSTCANN_API aclError launch_always(Stream stream, const char* name, std::function<void()> work,
                                     const std::vector<Access>& accesses = {});
+
+// The host itself touches memory, in a blocking copy: checks the order in check mode, does nothing otherwise.
+HOSTCANN_API aclError host_access(const char* name, const std::vector<Access>& accesses);
 
 // Waits for everything submitted to `stream` (a host synchronisation; counted in the trace).
 HOSTCANN_API aclError synchronize(Stream stream);

@@ -1,0 +1,18 @@
+// What an operator touches, for the check mode.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
+#include "hostcann/runtime.h"
+
+namespace hostcann::aten {
+
+// Appends the memory of `tensor`: its contiguous runs if they are few, else the span from first to last element.
+void append_accesses(const at::Tensor& tensor, bool write, std::vector<Access>* accesses);
+
+// Enters the accesses as one operation of the current stream; throws if they are not ordered after earlier ones.
+void check_order(const char* name, c10::DeviceIndex device, const std::vector<Access>& accesses);
+
+}  // namespace hostcann::aten
