@@ -132,13 +132,13 @@ def activate() -> None:
 
 def _activate() -> None:
     from ascend_patch import settings as settings_
-    from ascend_patch.engine import records
+    from ascend_patch.engine import recording
 
     settings = settings_.load()
     device = decide_device(settings.device)
     if device.device is None:
         _state.reason = device.reason
-        _, first = records.current_run()
+        _, first = recording.current_run()
         if first:
             log.warning("inactive: %s", device.reason)
         return
@@ -154,7 +154,7 @@ def _activate() -> None:
 
 def _overlay(settings: Any, device: environment.DeviceDecision) -> None:
     from ascend_patch.engine import overlay as engine
-    from ascend_patch.engine import records, registry
+    from ascend_patch.engine import recording, registry
     from ascend_patch.engine.contracts import ContractStore
     from ascend_patch.engine.planning import make_plan
     from ascend_patch.engine.sources import SourceTree
@@ -163,12 +163,12 @@ def _overlay(settings: Any, device: environment.DeviceDecision) -> None:
     settings.validate(patches)
     tree = SourceTree.open(package=_boot.PACKAGE)
     plan = make_plan(patches, tree, ContractStore(contracts_folder()), settings.selection)
-    run, first = records.current_run()
+    run, first = recording.current_run()
     overlay = engine.Overlay(
         engine.Package(_boot.PACKAGE, start_gates=START_GATES), plan, patches, finder=_state.finder, warn=first
     )
     engine.set_current(overlay)
-    _state.recorder = records.Recorder(overlay, role=role, facts=lambda: {"device": device.device, "run": run})
+    _state.recorder = recording.Recorder(overlay, role=role, facts=lambda: {"device": device.device, "run": run})
     overlay.on_change = _state.recorder.changed
     overlay.install()
 

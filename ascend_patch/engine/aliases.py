@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import marks
 from .slots import Change, Slot, SlotChange
 from .vocabulary import Target
 
 
-@dataclass(frozen=True)
-class Alias:
+class Alias(NamedTuple):
     """A module-level name that holds an object which was replaced where it is defined."""
 
     module: ModuleType

@@ -16,7 +16,6 @@ from .syntax import Definition, bindings, count_sites, find_definition, flattene
 from .versions import fits, release_of
 from .vocabulary import Add, Retarget, Rewrite, Target, Variant
 
-
 _MAX_HOPS = 8  # re-exports followed before we give up on a chain
 
 

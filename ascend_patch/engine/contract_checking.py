@@ -9,21 +9,23 @@ needs no contract of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
 
-from . import signatures
 from .contracts import ABSENT, Contract, ContractStore, site_key
 from .errors import RewriteError
 from .sources import SourceFile, SourceTree
-from .syntax import Definition, bindings, count_sites, find_definition, fingerprint, import_origin, signature_of
 from .vocabulary import Add, Register, Replace, Retarget, Rewrite, Target, Variant, Wrap
+
+if TYPE_CHECKING:
+    from .syntax import Definition
+
+# `syntax` is imported where it is needed: as long as every file is a known one, it is not.
 
 UNCHECKED = "unchecked"
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """The result for one rewrite.
 
     Attributes:
@@ -65,6 +67,8 @@ def _check_rewrite(tree: SourceTree, rewrite: Rewrite, known: Known) -> Finding:
     by_file = _known_file(tree, file, rewrite, known)
     if by_file is not None:
         return by_file
+    from .syntax import find_definition
+
     definition = find_definition(tree, place)
     if isinstance(rewrite, Add):
         return _check_add(rewrite, definition)
@@ -89,8 +93,7 @@ def _check_rewrite(tree: SourceTree, rewrite: Rewrite, known: Known) -> Finding:
     return Finding(rewrite.target, problem, f"{text} since {version}", version)
 
 
-@dataclass(frozen=True)
-class Description:
+class Description(NamedTuple):
     """What a contract says about a definition itself."""
 
     kind: str
@@ -100,6 +103,8 @@ class Description:
 
 def describe(definition: Definition) -> Description:
     """Kind, signature and (computed when asked for) syntax fingerprint."""
+    from .syntax import fingerprint, signature_of
+
     return Description(definition.kind, signature_of(definition), lru_cache(lambda: fingerprint(definition)))
 
 
@@ -132,6 +137,8 @@ def _check_sites(rewrite: Retarget, definition: Definition, known: Known) -> Fin
         if definition.kind == "import":
             return _moved(rewrite, definition.file, definition, "")
         return Finding(rewrite.target, "kind", f"it is a {definition.kind}, not a function")
+    from .syntax import count_sites
+
     against = known[0][0] if known else ""
     try:
         return _sites_finding(rewrite, count_sites(definition, rewrite), against)
@@ -155,7 +162,9 @@ def _difference(rewrite: Rewrite, contract: Contract, found: Description) -> tup
     if isinstance(rewrite, Register):
         return None
     if contract.signature != found.signature:
-        return "signature", "; ".join(signatures.changes(contract.signature, found.signature))
+        from .signatures import changes
+
+        return "signature", "; ".join(changes(contract.signature, found.signature))
     if isinstance(rewrite, Replace) and contract.syntax != found.syntax():
         return "body", "body changed"
     assert isinstance(rewrite, (Replace, Wrap))
@@ -163,6 +172,8 @@ def _difference(rewrite: Rewrite, contract: Contract, found: Description) -> tup
 
 
 def _missing(tree: SourceTree, rewrite: Rewrite, file: SourceFile) -> Finding:
+    from .syntax import bindings
+
     place = rewrite.place
     outer, _, rest = place.qualname.partition(".")
     nodes = bindings(file.syntax.body, outer)
@@ -172,6 +183,8 @@ def _missing(tree: SourceTree, rewrite: Rewrite, file: SourceFile) -> Finding:
 
 
 def _moved(rewrite: Rewrite, file: SourceFile, definition: Definition, against: str) -> Finding:
+    from .syntax import import_origin
+
     origin = import_origin(file, definition.nodes[-1], rewrite.place.qualname.rpartition(".")[2])
     where = f"moved to {origin}" if origin else "it is now imported from elsewhere"
     return Finding(rewrite.target, "moved", where, against)
@@ -179,12 +192,14 @@ def _moved(rewrite: Rewrite, file: SourceFile, definition: Definition, against: 
 
 def find_moved(tree: SourceTree, place: Target) -> tuple[str, ...]:
     """Modules of the tree that now define the target's outermost name. Reads every file: for commands only."""
+    from .syntax import bindings
+
     name = place.qualname.partition(".")[0]
     needles = (f"def {name}(".encode(), f"class {name}(".encode(), f"class {name}:".encode())
     found = []
     for module in tree.modules():
         file = tree.find(module)
-        if file is not None and module != place.module and any(needle in file.data for needle in needles):
-            if bindings(file.syntax.body, name):
-                found.append(module)
+        candidate = file is not None and module != place.module and any(needle in file.data for needle in needles)
+        if candidate and file is not None and bindings(file.syntax.body, name):
+            found.append(module)
     return tuple(found)

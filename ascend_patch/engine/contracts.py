@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from .errors import ContractError
 from .vocabulary import Retarget
@@ -19,8 +19,7 @@ from .vocabulary import Retarget
 FORMAT = 1
 
 
-@dataclass(frozen=True)
-class Contract:
+class Contract(NamedTuple):
     """One target in one version.
 
     Attributes:
@@ -39,7 +38,7 @@ class Contract:
     syntax: str
     file: str
     sha256: str
-    sites: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    sites: Mapping[str, tuple[int, ...]] = MappingProxyType({})
     overridden_by: tuple[str, ...] = ()
     aliased_in: tuple[str, ...] = ()
 
@@ -47,8 +46,7 @@ class Contract:
 ABSENT = "absent"  # the kind of an Add target: the name is free
 
 
-@dataclass(frozen=True)
-class ContractSet:
+class ContractSet(NamedTuple):
     """The contracts of one version, by the text of their target."""
 
     version: str
@@ -93,7 +91,7 @@ def _contract(entry: dict[str, Any]) -> Contract:
 
 
 def _entry(contract: Contract) -> dict[str, Any]:
-    return {name: value for name, value in asdict(contract).items() if value}
+    return {name: value for name, value in contract._asdict().items() if value}
 
 
 def site_key(rewrite: Retarget) -> str:

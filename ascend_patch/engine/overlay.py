@@ -7,91 +7,21 @@ import sys
 import threading
 import traceback as traceback_
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from types import ModuleType
 
 from . import aliases, marks
 from .errors import OverlayError, RequiredPatchError
 from .finder import HookFinder
-from .planning import Decision, Plan, fallen_with, sentence
+from .journal import Journal
+from .planning import Plan, fallen_with, sentence
+from .progress import Package, PatchStatus, Progress, UndoReport
 from .registry import Registry, rewrites_of
 from .rewriting import make, resolve
-from .slots import Change, SlotChange
 from .vocabulary import State
 
+__all__ = ["Overlay", "Package", "PatchStatus", "UndoReport", "current", "fingerprint", "owner_of", "set_current"]
+
 log = logging.getLogger("ascend_patch")
-
-
-@dataclass(frozen=True)
-class Package:
-    """The package that is patched, and what the engine has to be told about it.
-
-    Attributes:
-        name: its import name.
-        distribution: its name in the package index.
-        start_gates: modules that only a process imports which really starts the package's work;
-            a missing required patch is an error at their import and not before.
-    """
-
-    name: str
-    distribution: str = ""
-    start_gates: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class PatchStatus:
-    """One patch in this process.
-
-    Attributes:
-        applied: modules in which it is installed.
-        pending: target modules that are not imported yet.
-        late: target modules that were imported before the overlay.
-        early_importers: ``module:name`` places that had bound the original by then; they were rewritten.
-        stale_aliases: ``module:name`` places, outside the package, that still hold the original.
-    """
-
-    id: str
-    state: State
-    reason: str = ""
-    traceback: str = ""
-    applied: tuple[str, ...] = ()
-    pending: tuple[str, ...] = ()
-    late: tuple[str, ...] = ()
-    early_importers: tuple[str, ...] = ()
-    stale_aliases: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class UndoReport:
-    """What an undo did.
-
-    Attributes:
-        undone: ids, in the order in which they were undone.
-        kept: places that somebody else had changed since, with who holds them; they were left alone.
-    """
-
-    undone: tuple[str, ...]
-    kept: tuple[str, ...]
-
-
-@dataclass
-class _Progress:
-    decision: Decision
-    state: State
-    reason: str
-    traceback: str = ""
-    modules: tuple[str, ...] = ()
-    done: list[str] = field(default_factory=list)
-    late: list[str] = field(default_factory=list)
-    early: list[str] = field(default_factory=list)
-
-    @property
-    def live(self) -> bool:
-        return self.state in (State.PENDING, State.APPLIED)
-
-    @property
-    def pending(self) -> tuple[str, ...]:
-        return tuple(name for name in self.modules if name not in self.done) if self.live else ()
 
 
 class Overlay:
@@ -127,15 +57,8 @@ class Overlay:
         self._lock = threading.RLock()
         self._installed = False
         self._gate_passed = False
-        self._journal: list[tuple[str, Change]] = []
-        self._overwritten: list[tuple[str, Change]] = []
-        self._progress = {item.patch.id: self._begin(item) for item in plan}
-
-    @staticmethod
-    def _begin(decision: Decision) -> _Progress:
-        rewrites = decision.variant.rewrites if decision.accepted and decision.variant else ()
-        modules = tuple(dict.fromkeys(rewrite.place.module for rewrite in rewrites))
-        return _Progress(decision, decision.state, decision.reason, modules=modules)
+        self._journal = Journal(package.name)
+        self._progress = {item.patch.id: Progress.begin(item) for item in plan}
 
     @property
     def fingerprint(self) -> str:
@@ -195,23 +118,17 @@ class Overlay:
         """The finder's call: a target module has just executed, for the first time or again (reload)."""
         name = module.__name__
         with self._lock:
-            self._forget_overwritten(module)
+            self._journal.executed_again(module)
         # Only modules imported while this one executed can have bound its names already.
         neighbours = aliases.imported_since(module, self.package.name)
         for progress in self._in_order(name):
             self._apply(progress, module, neighbours)
         self.on_change()
 
-    def _forget_overwritten(self, module: ModuleType) -> None:
-        """After a reload the module's own slots hold new objects; only importers can still hold what was there."""
-        gone = [item for item in self._journal if item[1].module is module and not item[1].in_force]
-        self._journal = [item for item in self._journal if item not in gone]
-        self._overwritten += gone
-
-    def _in_order(self, module: str) -> list[_Progress]:
+    def _in_order(self, module: str) -> list[Progress]:
         return [item for item in self._progress.values() if module in item.modules]
 
-    def _apply(self, progress: _Progress, module: ModuleType, neighbours: Iterable[ModuleType]) -> None:
+    def _apply(self, progress: Progress, module: ModuleType, neighbours: Iterable[ModuleType]) -> None:
         """Make a patch's rewrites in one module, or take its whole feature back."""
         patch, variant = progress.decision.patch, progress.decision.variant
         assert variant is not None
@@ -223,8 +140,7 @@ class Overlay:
                     return
                 for item in resolved:
                     changes = make(item, module)
-                    self._journal.extend((patch.id, change) for change in changes)
-                    progress.early += self._follow(patch.id, changes, neighbours)
+                    progress.early += self._journal.add(patch.id, changes, neighbours)
                 if name not in progress.done:
                     progress.done.append(name)
                 if not progress.pending:
@@ -232,14 +148,7 @@ class Overlay:
         except Exception as error:
             self._fail(progress, name, error)
 
-    def _follow(self, id: str, changes: Iterable[Change], modules: Iterable[ModuleType]) -> list[str]:
-        """Rewrite the aliases of what was replaced; returns their places."""
-        found = list(aliases.find(aliases.followed(changes), modules))
-        for alias in found:
-            self._journal.append((id, aliases.rewrite(alias, id)))
-        return [str(alias) for alias in found]
-
-    def _fail(self, progress: _Progress, module: str, error: Exception) -> None:
+    def _fail(self, progress: Progress, module: str, error: Exception) -> None:
         """Undo a patch and its feature, in all modules, and remember why."""
         broken = progress.decision.patch
         with self._lock:
@@ -277,7 +186,7 @@ class Overlay:
         if problems:
             raise RequiredPatchError("\n".join(problems))
 
-    def _drifted_in_strict(self, progress: _Progress) -> bool:
+    def _drifted_in_strict(self, progress: Progress) -> bool:
         return self.plan.strict and progress.state in (State.FAILED, State.ROLLED_BACK)
 
     def _pass_gate(self, _: ModuleType) -> None:
@@ -286,19 +195,15 @@ class Overlay:
         self.on_change()
         self.check_start()
 
-    def _sentence(self, progress: _Progress) -> str:
+    def _sentence(self, progress: Progress) -> str:
         patch = progress.decision.patch
         return sentence(self.plan.package, self.plan.version, patch, progress.state, progress.reason)
 
     def sweep(self) -> None:
         """Look once more for names in the package that still hold an original, and make them follow."""
         with self._lock:
-            by_patch: dict[str, list[Change]] = {}
-            for id, change in self._journal:
-                by_patch.setdefault(id, []).append(change)
-            modules = aliases.loaded(self.package.name)
-            for id, changes in by_patch.items():
-                self._progress[id].early += self._follow(id, changes, modules)
+            for id, places in self._journal.sweep().items():
+                self._progress[id].early += places
 
     # -- undoing -----------------------------------------------------------------------------------
 
@@ -328,43 +233,21 @@ class Overlay:
         return UndoReport(tuple(undone), tuple(kept))
 
     def _stacked_on(self, ids: set[str]) -> tuple[str, ...]:
-        """Live patches whose changes lie on top of these patches' in one place, with those that require them."""
+        """Live patches that lie on top of these in some place, with those that require them, transitively."""
         found: set[str] = set()
         while True:
-            below = {change.place for id, change in self._journal if id in ids | found}
-            more: set[str] = set()
-            seen: set[str] = set()
-            for id, change in self._journal:
-                if id in ids | found:
-                    seen.add(change.place)
-                elif change.place in seen & below:
-                    more.update((id, *self.registry.dependents(id)))
-            more = {id for id in more if self._progress[id].live} - ids - found
+            above = self._journal.above(ids | found)
+            more = above.union(*(self.registry.dependents(id) for id in above)) - ids - found
+            more = {id for id in more if self._progress[id].live}
             if not more:
                 return tuple(id for id in self.registry.ids if id in found)
             found |= more
 
     def _take_back(self, ids: set[str]) -> list[str]:
-        """Undo the journal's entries of these patches, last first; returns what somebody else holds now."""
-        kept: list[str] = []
-        rest: list[tuple[str, Change]] = []
-        undone: list[SlotChange] = []
-        for id, change in reversed(self._journal):
-            if id not in ids:
-                rest.append((id, change))
-                continue
-            holder = change.undo()
-            if holder:
-                kept.append(f"{change.place} is held by {holder}")
-            elif isinstance(change, SlotChange):
-                undone.append(change)
-        self._journal = rest[::-1]
-        undone += [change for id, change in self._overwritten if id in ids and isinstance(change, SlotChange)]
-        self._overwritten = [item for item in self._overwritten if item[0] not in ids]
-        aliases.restore(undone, (change for _, change in rest), aliases.loaded(self.package.name))
+        """Undo all changes of these patches; returns what somebody else holds now."""
         for id in ids:
             self._progress[id].done.clear()
-        return kept
+        return self._journal.take_back(ids)
 
     def _withdraw(self) -> None:
         for name in self._targets():
@@ -379,24 +262,8 @@ class Overlay:
     def status(self) -> list[PatchStatus]:
         """Every patch, in the order of application."""
         with self._lock:
-            stale: dict[str, list[str]] = {}
-            owners = {id(change): patch for patch, change in self._journal}
-            for alias in aliases.find(aliases.followed(change for _, change in self._journal), aliases.loaded()):
-                stale.setdefault(owners[id(alias.change)], []).append(str(alias))
-            return [
-                PatchStatus(
-                    id=name,
-                    state=item.state,
-                    reason=item.reason,
-                    traceback=item.traceback,
-                    applied=tuple(item.done),
-                    pending=item.pending,
-                    late=tuple(item.late),
-                    early_importers=tuple(dict.fromkeys(item.early)),
-                    stale_aliases=tuple(stale.get(name, ())),
-                )
-                for name, item in self._progress.items()
-            ]
+            stale = self._journal.stale()
+            return [item.status(tuple(stale.get(id, ()))) for id, item in self._progress.items()]
 
 
 def _has_executed(name: str) -> bool:

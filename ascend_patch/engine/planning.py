@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from .contract_checking import UNCHECKED, Finding, check
 from .contracts import ContractStore
@@ -16,8 +17,7 @@ from .versions import fits, unmet
 from .vocabulary import Add, Patch, Replace, State, Variant
 
 
-@dataclass(frozen=True)
-class Selection:
+class Selection(NamedTuple):
     """What the user switched on and off.
 
     Attributes:
@@ -46,8 +46,7 @@ class Selection:
         return patch.id in self.enable | self.only
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(NamedTuple):
     """What happens to one patch, and why.
 
     Attributes:
@@ -229,7 +228,7 @@ def fallen_with(registry: Registry, broken: str, standing: Iterable[str]) -> tup
 
 
 def _out(decision: Decision, reason: str) -> Decision:
-    return replace(decision, state=State.SKIPPED, reason=reason)
+    return decision._replace(state=State.SKIPPED, reason=reason)
 
 
 def _modules_of(decision: Decision) -> list[str]:

@@ -8,9 +8,8 @@ nested in the target are code objects of their own and count too.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from types import CodeType
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import RewriteError
 from .vocabulary import Retarget
@@ -25,8 +24,7 @@ _NAME_OPERATIONS = frozenset(
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Retargeted:
+class Retargeted(NamedTuple):
     """A rewritten code object and the number of sites that changed in it."""
 
     code: CodeType

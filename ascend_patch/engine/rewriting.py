@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, MutableMapping
-from dataclasses import dataclass
 from functools import cached_property
 from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import marks
 from .errors import RewriteError
@@ -18,8 +17,7 @@ from .vocabulary import Add, Patch, Register, Replace, Retarget, Rewrite, Wrap
 _VARIADIC = 0x04 | 0x08  # CO_VARARGS | CO_VARKEYWORDS
 
 
-@dataclass(frozen=True)
-class Resolved:
+class Resolved(NamedTuple):
     """A rewrite together with the objects its references name."""
 
     patch: Patch

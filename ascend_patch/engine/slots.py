@@ -6,7 +6,7 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import CodeType, FunctionType, ModuleType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from . import marks
 from .errors import RewriteError
@@ -36,8 +36,7 @@ class Change(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(NamedTuple):
     """An attribute of a module or class.
 
     Attributes:
@@ -85,7 +84,7 @@ def _look_up(holder: Any, name: str) -> tuple[object, Any]:
     return None, _ABSENT
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, repr=False)
 class SlotChange:
     """A slot got a new object."""
 
@@ -122,7 +121,7 @@ class SlotChange:
         return ""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, repr=False)
 class CodeChange:
     """A function got a new code object; whoever holds the function follows."""
 
@@ -156,7 +155,7 @@ class CodeChange:
         return ""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, repr=False)
 class EntryChange:
     """A mapping got an entry."""
 

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable
+from functools import cache
 
 
 def normalised(name: str) -> str:
@@ -46,6 +47,7 @@ def is_version(text: str) -> bool:
     return True
 
 
+@cache
 def release_of(version: str) -> str:
     """The release a version belongs to, without pre-, dev-, post- and local parts.
 
@@ -59,6 +61,7 @@ def release_of(version: str) -> str:
     return Version(version).base_version
 
 
+@cache
 def fits(version: str, specifier: str) -> bool:
     """Whether `version` lies in `specifier`; see `release_of` for pre-releases and local builds."""
     from packaging.specifiers import SpecifierSet

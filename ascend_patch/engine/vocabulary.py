@@ -34,7 +34,7 @@ class State(str, Enum):
     ROLLED_BACK = "rolled-back"
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True)
 class Target:
     """A place in the patched package: a module and a dotted name inside it."""
 
@@ -57,7 +57,7 @@ class Target:
         return f"{self.module}:{self.qualname}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rewrite:
     """One change to one target. Use a subclass."""
 
@@ -72,7 +72,7 @@ class Rewrite:
         return Target.parse(self.target)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Retarget(Rewrite):
     """Keep the upstream function and rename named things inside its code object.
 
@@ -98,7 +98,7 @@ class Retarget(Rewrite):
         return (self.sites,) if isinstance(self.sites, int) else self.sites
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Register(Rewrite):
     """Put our object under `key` into an upstream mapping.
 
@@ -116,7 +116,7 @@ class Register(Rewrite):
     key_by_reference: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Replace(Rewrite):
     """Our plain function in the slot. `by` is a reference to it."""
 
@@ -124,7 +124,7 @@ class Replace(Rewrite):
     by: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Wrap(Rewrite):
     """`by` names a factory: it gets the original and returns the function for the slot."""
 
@@ -132,7 +132,7 @@ class Wrap(Rewrite):
     by: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Add(Rewrite):
     """An attribute that must not exist yet. `by` is a reference to its value.
 
@@ -144,7 +144,7 @@ class Add(Rewrite):
     by: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Variant:
     """What a patch does for a range of upstream versions.
 
@@ -169,7 +169,7 @@ class Variant:
             raise DeclarationError(f"variant {self.versions!r} rewrites nothing")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Patch:
     """One thing the overlay changes, and everything a reader wants to know about it.
 

@@ -350,7 +350,7 @@ def test_the_loader_is_upstreams_while_the_module_executes(toy: Toy) -> None:
     toy.edit("toy/core.py", "LIMIT = 8", "LIMIT = 8\nSEEN = (type(__loader__), type(__spec__.loader))")
     toy.overlay(GREET).install()
     loader = type(toy.module("toy.other").__loader__)
-    assert toy.module("toy.core").SEEN == (loader, loader)
+    assert (loader, loader) == toy.module("toy.core").SEEN
 
 
 def test_a_target_that_fails_to_import_can_be_imported_again(toy: Toy) -> None:

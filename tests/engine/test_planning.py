@@ -11,8 +11,8 @@ import pytest
 
 from ascend_patch.engine.planning import Plan, Selection
 from ascend_patch.engine.registry import Registry, load
-from ascend_patch.engine.vocabulary import Add, DeclarationError, Patch, Replace, State, Target, Variant
 from ascend_patch.engine.versions import distribution_version, fits, unmet
+from ascend_patch.engine.vocabulary import Add, DeclarationError, Patch, Replace, State, Target, Variant
 
 if TYPE_CHECKING:
     from conftest import Toy

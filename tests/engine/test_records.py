@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ascend_patch.engine import records
+from ascend_patch.engine import recording, records
 from ascend_patch.engine.overlay import Overlay
 from ascend_patch.engine.vocabulary import Patch, Replace, Variant
 
@@ -28,9 +28,9 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
     monkeypatch.delenv(records.RUN_VARIABLE, raising=False)
-    monkeypatch.setattr(records.atexit, "register", lambda _: None)
-    monkeypatch.setattr(records.os, "register_at_fork", lambda **_: None)
-    monkeypatch.setattr(records.multiprocessing.util, "register_after_fork", lambda *_: None)
+    monkeypatch.setattr(recording.atexit, "register", lambda _: None)
+    monkeypatch.setattr(recording.os, "register_at_fork", lambda **_: None)
+    monkeypatch.setattr(recording.multiprocessing.util, "register_after_fork", lambda *_: None)
     return folder
 
 

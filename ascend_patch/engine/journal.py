@@ -1,0 +1,102 @@
+"""The journal: every change that was made, by patch and in order, so that it can be taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import ModuleType
+from typing import NamedTuple
+
+from . import aliases
+from .slots import Change, SlotChange
+
+
+class Entry(NamedTuple):
+    """One change and the patch that made it."""
+
+    patch: str
+    change: Change
+
+
+class Journal:
+    """The changes in one process. Not thread-safe by itself: its overlay's lock protects it."""
+
+    def __init__(self, package: str) -> None:
+        self._package = package
+        self._entries: list[Entry] = []
+        self._overwritten: list[Entry] = []
+
+    def add(self, patch: str, changes: Iterable[Change], modules: Iterable[ModuleType]) -> list[str]:
+        """Enter changes that were just made, and make aliases in these modules follow; returns the aliases' places."""
+        changes = list(changes)
+        self._entries.extend(Entry(patch, change) for change in changes)
+        found = list(aliases.find(aliases.followed(changes), modules))
+        for alias in found:
+            self._entries.append(Entry(patch, aliases.rewrite(alias, patch)))
+        return [str(alias) for alias in found]
+
+    def sweep(self) -> dict[str, list[str]]:
+        """Look through the whole package for names that still hold an original; returns the places by patch."""
+        modules = aliases.loaded(self._package)
+        by_patch: dict[str, list[Change]] = {}
+        for entry in self._entries:
+            by_patch.setdefault(entry.patch, []).append(entry.change)
+        places: dict[str, list[str]] = {}
+        for patch, changes in by_patch.items():  # in journal order: an alias climbs layer by layer to the top
+            for alias in list(aliases.find(aliases.followed(changes), modules)):
+                self._entries.append(Entry(patch, aliases.rewrite(alias, patch)))
+                places.setdefault(patch, []).append(str(alias))
+        return places
+
+    def stale(self) -> dict[str, list[str]]:
+        """Names in any module that still hold what was replaced, by patch; nothing is changed."""
+        owners = {id(entry.change): entry.patch for entry in self._entries}
+        places: dict[str, list[str]] = {}
+        for alias in aliases.find(aliases.followed(entry.change for entry in self._entries), aliases.loaded()):
+            places.setdefault(owners[id(alias.change)], []).append(str(alias))
+        return places
+
+    def executed_again(self, module: ModuleType) -> None:
+        """After a reload the module's own slots hold new objects; only importers can still hold what was there."""
+        gone = [entry for entry in self._entries if entry.change.module is module and not entry.change.in_force]
+        if gone:
+            self._entries = [entry for entry in self._entries if entry not in gone]
+            self._overwritten += gone
+
+    def above(self, patches: set[str]) -> set[str]:
+        """Other patches with a change on top of one of these patches', in the same place."""
+        found: set[str] = set()
+        seen: set[str] = set()
+        for entry in self._entries:
+            if entry.patch in patches:
+                seen.add(entry.change.place)
+            elif entry.change.place in seen:
+                found.add(entry.patch)
+        return found
+
+    def take_back(self, patches: set[str]) -> list[str]:
+        """Undo all changes of these patches, last first.
+
+        Returns:
+            One line for each place that somebody else changed since; it is left alone.
+        """
+        kept: list[str] = []
+        rest: list[Entry] = []
+        undone: list[SlotChange] = []
+        for entry in reversed(self._entries):
+            if entry.patch not in patches:
+                rest.append(entry)
+                continue
+            holder = entry.change.undo()
+            if holder:
+                kept.append(f"{entry.change.place} is held by {holder}")
+            elif isinstance(entry.change, SlotChange):
+                undone.append(entry.change)
+        undone += [
+            entry.change
+            for entry in self._overwritten
+            if entry.patch in patches and isinstance(entry.change, SlotChange)
+        ]
+        self._entries = rest[::-1]
+        self._overwritten = [entry for entry in self._overwritten if entry.patch not in patches]
+        aliases.restore(undone, (entry.change for entry in rest), aliases.loaded(self._package))
+        return kept

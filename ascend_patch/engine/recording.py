@@ -1,0 +1,149 @@
+"""Writing this process's record, where the other processes and the command line can read it.
+
+One folder per run, one JSON file per process. The run's id travels to child processes in the
+environment. Nothing here may make a process fail: a disk that is full costs the record only.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import multiprocessing.util
+import os
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .overlay import Overlay
+
+RUN_VARIABLE = "ASCEND_PATCH_RUN"
+_MIN_SECONDS_BETWEEN_WRITES = 0.5
+
+
+def base_folder() -> Path:
+    """Where the runs are: in the user's runtime folder, or in the temporary one under the user's id."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime and os.path.isdir(runtime) and os.access(runtime, os.W_OK):
+        return Path(runtime) / "ascend_patch"
+    return Path(tempfile.gettempdir()) / f"ascend_patch-{os.getuid()}"
+
+
+def current_run() -> tuple[str, bool]:
+    """The id of the run this process belongs to, and whether it is the first process in it."""
+    run = os.environ.get(RUN_VARIABLE, "")
+    if run and os.path.basename(run) == run and not run.startswith("."):
+        return run, False
+    run = f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
+    os.environ[RUN_VARIABLE] = run
+    return run, True
+
+
+class Recorder:
+    """Writes this process's record: at once when something important changed, otherwise now and then."""
+
+    def __init__(self, overlay: Overlay, *, role: Callable[[], str], facts: Callable[[], Mapping[str, Any]]) -> None:
+        """Prepare the run's folder.
+
+        Args:
+            role: what this process is, in one word; asked again at each write.
+            facts: further entries of the record (versions, device).
+        """
+        self.run, self.first = current_run()
+        self._overlay = overlay
+        self._role = role
+        self._facts = facts
+        self._last = ""
+        self._last_time = 0.0
+        self._failed = False
+        atexit.register(self.write)
+        os.register_at_fork(after_in_child=self.write)
+        # A process that multiprocessing forks gets its name, and with it its role, only after the fork.
+        multiprocessing.util.register_after_fork(self, Recorder.write)
+        self._safely(self._prepare)
+
+    def changed(self) -> None:
+        """Something happened: write, unless a record was written just now and more is to come."""
+        recently = time.monotonic() - self._last_time < _MIN_SECONDS_BETWEEN_WRITES
+        if not recently or self._overlay.settled or self._overlay.gate_passed:
+            self.write()
+
+    def write(self) -> None:
+        """Write the record now. Never raises."""
+        self._safely(self._write)
+
+    def _safely(self, action: Callable[[], None]) -> None:
+        if self._failed:
+            return
+        try:
+            action()
+        except Exception:  # a record is never worth a process
+            self._failed = True
+
+    def _prepare(self) -> None:
+        base = base_folder()
+        base.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = os.lstat(base)
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            raise PermissionError(f"{base} is not ours")
+        os.chmod(base, 0o700)
+        (base / self.run).mkdir(mode=0o700, exist_ok=True)
+        if self.first:
+            from .records import remove_old_runs
+
+            remove_old_runs()
+
+    def _write(self) -> None:
+        folder = base_folder() / self.run
+        self._last_time = time.monotonic()
+        text = json.dumps(self._record())
+        path = folder / f"{os.getpid()}.json"
+        if text == self._last and path.exists():
+            return
+        temporary = folder / f".{os.getpid()}.tmp"
+        temporary.write_text(text, "utf-8")
+        os.replace(temporary, path)
+        self._last = text
+
+    def _record(self) -> dict[str, Any]:
+        overlay = self._overlay
+        patches = {}
+        for status in overlay.status():
+            entry = {key: value for key, value in status._asdict().items() if value and key != "id"}
+            patches[status.id] = entry | {"state": status.state.value}
+        return {
+            "pid": os.getpid(),
+            "ticks": start_ticks(os.getpid()),
+            "started": _started_at(),
+            "role": self._role(),
+            "command": list(sys.orig_argv),
+            "python": sys.version.split()[0],
+            "package": overlay.plan.package,
+            "version": overlay.plan.version,
+            "fingerprint": overlay.fingerprint,
+            "strict": overlay.plan.strict,
+            "gate_passed": overlay.gate_passed,
+            "patches": patches,
+            **self._facts(),
+        }
+
+
+def start_ticks(pid: int) -> int:
+    """When a process started, in clock ticks since boot; 0 when unknown. Tells a pid from its reuse."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def _started_at() -> float:
+    """Seconds since the epoch at which this process started."""
+    ticks = start_ticks(os.getpid())
+    if not ticks:
+        return time.time()
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return round(time.time() - age, 1)
