@@ -131,7 +131,7 @@ class ContractStore:
         return self._load(release) if release in self.versions() else None
 
     def by_distance(self, version: str, specifier: str) -> Iterator[ContractSet]:
-        """The contract sets inside `specifier`, the nearest version first (the version itself, then older, then newer)."""
+        """The contract sets inside `specifier`, nearest first: the version itself, then older ones, then newer ones."""
         from packaging.version import Version
 
         from .versions import fits, release_of

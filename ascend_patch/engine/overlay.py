@@ -259,10 +259,14 @@ class Overlay:
 
     # -- looking -----------------------------------------------------------------------------------
 
-    def status(self) -> list[PatchStatus]:
-        """Every patch, in the order of application."""
+    def status(self, *, aliases: bool = True) -> list[PatchStatus]:
+        """Every patch, in the order of application.
+
+        Args:
+            aliases: whether to look for stale aliases, through every name of every module (milliseconds).
+        """
         with self._lock:
-            stale = self._journal.stale()
+            stale = self._journal.stale() if aliases else {}
             return [item.status(tuple(stale.get(id, ()))) for id, item in self._progress.items()]
 
 

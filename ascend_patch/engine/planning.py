@@ -90,7 +90,7 @@ class Plan:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 of everything that determines the patched behaviour: version, accepted variants, our functions' sources."""
+        """sha256 of what determines the patched behaviour: version, accepted variants, our functions' sources."""
         digest = hashlib.sha256(f"{self.package} {self.version}\n".encode())
         for decision in self.accepted:
             digest.update(f"{decision.patch.id} {decision.variant!r}\n".encode())
@@ -99,7 +99,7 @@ class Plan:
         return digest.hexdigest()
 
     def problems(self) -> list[str]:
-        """Why the package must not start: one line for each required (in strict mode: each drifted) patch that is out."""
+        """Why the package must not start: a line for each required (in strict mode: each drifted) patch that is out."""
         return [self._sentence(item) for item in self if self._stops(item)]
 
     def warnings(self) -> list[str]:

@@ -21,7 +21,6 @@ from typing import Any
 from .overlay import Overlay
 
 RUN_VARIABLE = "ASCEND_PATCH_RUN"
-_MIN_SECONDS_BETWEEN_WRITES = 0.5
 
 
 def base_folder() -> Path:
@@ -43,7 +42,7 @@ def current_run() -> tuple[str, bool]:
 
 
 class Recorder:
-    """Writes this process's record: at once when something important changed, otherwise now and then."""
+    """Writes this process's record, whenever something changed and at the end."""
 
     def __init__(self, overlay: Overlay, *, role: Callable[[], str], facts: Callable[[], Mapping[str, Any]]) -> None:
         """Prepare the run's folder.
@@ -57,23 +56,25 @@ class Recorder:
         self._role = role
         self._facts = facts
         self._last = ""
-        self._last_time = 0.0
         self._failed = False
         atexit.register(self.write)
         os.register_at_fork(after_in_child=self.write)
         # A process that multiprocessing forks gets its name, and with it its role, only after the fork.
-        multiprocessing.util.register_after_fork(self, Recorder.write)
+        multiprocessing.util.register_after_fork(self, Recorder._in_child)
         self._safely(self._prepare)
 
     def changed(self) -> None:
-        """Something happened: write, unless a record was written just now and more is to come."""
-        recently = time.monotonic() - self._last_time < _MIN_SECONDS_BETWEEN_WRITES
-        if not recently or self._overlay.settled or self._overlay.gate_passed:
-            self.write()
+        """Something happened: write. Looking for stale aliases waits until every patch is in place."""
+        self._safely(lambda: self._write(self._overlay.settled))
 
     def write(self) -> None:
-        """Write the record now. Never raises."""
-        self._safely(self._write)
+        """Write a complete record now. Never raises."""
+        self._safely(lambda: self._write(complete=True))
+
+    def _in_child(self) -> None:
+        """In a process that multiprocessing made: `atexit` does not run there, and the name is known by now."""
+        multiprocessing.util.Finalize(None, self.write, exitpriority=0)
+        self.write()
 
     def _safely(self, action: Callable[[], None]) -> None:
         if self._failed:
@@ -96,10 +97,9 @@ class Recorder:
 
             remove_old_runs()
 
-    def _write(self) -> None:
+    def _write(self, complete: bool) -> None:
         folder = base_folder() / self.run
-        self._last_time = time.monotonic()
-        text = json.dumps(self._record())
+        text = json.dumps(self._record(complete))
         path = folder / f"{os.getpid()}.json"
         if text == self._last and path.exists():
             return
@@ -108,10 +108,10 @@ class Recorder:
         os.replace(temporary, path)
         self._last = text
 
-    def _record(self) -> dict[str, Any]:
+    def _record(self, complete: bool = True) -> dict[str, Any]:
         overlay = self._overlay
         patches = {}
-        for status in overlay.status():
+        for status in overlay.status(aliases=complete):
             entry = {key: value for key, value in status._asdict().items() if value and key != "id"}
             patches[status.id] = entry | {"state": status.state.value}
         return {

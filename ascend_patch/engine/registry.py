@@ -123,7 +123,7 @@ class Registry:
         return next(iter(difflib.get_close_matches(id, self._patches, n=1)), "")
 
     def missing_references(self) -> list[str]:
-        """References to objects outside the declaring modules that do not exist, found without importing those modules."""
+        """References to objects in other modules that do not exist, found without importing those modules."""
         problems = []
         for patch in self:
             for rewrite in (item for variant in patch.variants for item in variant.rewrites):

@@ -233,7 +233,7 @@ def _metadata_version(text: str) -> str | None:
 
 
 def _open_archive(place: Path, package: str, distribution: str, version: str | None) -> SourceTree:
-    """Read an archive's Python files of the package into memory; archives are only opened by commands, never at start."""
+    """Read the package's files in an archive into memory; only commands open archives, never a start."""
     members: dict[str, bytes] = {}
     metadata: str | None = None
     zipped = zipfile.is_zipfile(place)
