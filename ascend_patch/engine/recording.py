@@ -31,13 +31,18 @@ def base_folder() -> Path:
     return Path(tempfile.gettempdir()) / f"ascend_patch-{os.getuid()}"
 
 
+_started_here: tuple[str, int] | None = None
+
+
 def current_run() -> tuple[str, bool]:
     """The id of the run this process belongs to, and whether it is the first process in it."""
+    global _started_here
     run = os.environ.get(RUN_VARIABLE, "")
     if run and os.path.basename(run) == run and not run.startswith("."):
-        return run, False
+        return run, _started_here == (run, os.getpid())
     run = f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
     os.environ[RUN_VARIABLE] = run
+    _started_here = (run, os.getpid())
     return run, True
 
 

@@ -159,6 +159,14 @@ def test_undo_from_the_public_api(site: Site) -> None:
     assert "the overlay is not active in this process" in done.stderr.splitlines()[-1]
 
 
+def test_old_runs_are_removed_by_a_new_one(site: Site) -> None:
+    base = site.folder / "ascend_patch"
+    for number in range(30):
+        (base / f"20200101T0000{number:02}-1").mkdir(parents=True)
+    site.run(IMPORT, environ=HOST, prelude=True)
+    assert len(list(base.iterdir())) == 10
+
+
 def test_every_process_writes_a_record(site: Site) -> None:
     code = """
         import subprocess, multiprocessing, os

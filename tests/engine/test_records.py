@@ -109,7 +109,9 @@ def test_old_runs_are_removed(toy: Toy, runtime: Path, monkeypatch: pytest.Monke
 
 def test_a_child_joins_the_run_and_a_stranger_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     run, first = records.current_run()
-    assert first and records.current_run() == (run, False)
+    assert first and records.current_run() == (run, True), "asking does not change the answer"
+    monkeypatch.setattr(recording.os, "getpid", lambda: 1)
+    assert records.current_run() == (run, False)
     monkeypatch.setenv(records.RUN_VARIABLE, "../../etc")
     assert records.current_run()[1], "a run's id is never a path"
 
