@@ -229,7 +229,7 @@ def project_file(
     """The nearest ``ascend_patch.toml`` from `directory` upwards, not beyond a repository's root or the home folder."""
     home = Path((os.environ if environ is None else environ).get("HOME", "/")).absolute()
     try:
-        start = Path(directory or os.getcwd()).absolute()
+        start = Path(directory or Path.cwd()).absolute()
     except OSError:
         return None  # the current folder was deleted
     for folder in (start, *start.parents):
@@ -243,8 +243,8 @@ def project_file(
 def user_file(environ: Mapping[str, str] | None = None) -> Path:
     """Where the user's own settings are, whether the file exists or not."""
     environ = os.environ if environ is None else environ
-    base = environ.get("XDG_CONFIG_HOME") or os.path.join(environ.get("HOME", "/"), ".config")
-    return Path(base) / "ascend_patch" / FILE
+    base = environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME", "/"), ".config")
+    return Path(base, "ascend_patch", FILE)
 
 
 def write(path: str | os.PathLike[str], *, enable: Iterable[str] = (), disable: Iterable[str] = ()) -> None:
@@ -272,7 +272,7 @@ def write(path: str | os.PathLike[str], *, enable: Iterable[str] = (), disable: 
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(text, "utf-8")
-        os.replace(temporary, place)
+        temporary.replace(place)
     except OSError as error:
         raise SettingsError(f"{place} cannot be written: {error.strerror}") from None
 

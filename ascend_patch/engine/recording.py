@@ -26,7 +26,7 @@ RUN_VARIABLE = "ASCEND_PATCH_RUN"
 def base_folder() -> Path:
     """Where the runs are: in the user's runtime folder, or in the temporary one under the user's id."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime and os.path.isdir(runtime) and os.access(runtime, os.W_OK):
+    if runtime and Path(runtime).is_dir() and os.access(runtime, os.W_OK):
         return Path(runtime) / "ascend_patch"
     return Path(tempfile.gettempdir()) / f"ascend_patch-{os.getuid()}"
 
@@ -38,7 +38,7 @@ def current_run() -> tuple[str, bool]:
     """The id of the run this process belongs to, and whether it is the first process in it."""
     global _started_here
     run = os.environ.get(RUN_VARIABLE, "")
-    if run and os.path.basename(run) == run and not run.startswith("."):
+    if run and Path(run).name == run and not run.startswith("."):
         return run, _started_here == (run, os.getpid())
     run = f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
     os.environ[RUN_VARIABLE] = run
@@ -95,7 +95,7 @@ class Recorder:
         found = os.lstat(base)
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
             raise PermissionError(f"{base} is not ours")
-        os.chmod(base, 0o700)
+        base.chmod(0o700)
         (base / self.run).mkdir(mode=0o700, exist_ok=True)
         if self.first:
             from .records import remove_old_runs
@@ -110,7 +110,7 @@ class Recorder:
             return
         temporary = folder / f".{os.getpid()}.tmp"
         temporary.write_text(text, "utf-8")
-        os.replace(temporary, path)
+        temporary.replace(path)
         self._last = text
 
     def _record(self, complete: bool = True) -> dict[str, Any]:
@@ -139,8 +139,7 @@ class Recorder:
 def start_ticks(pid: int) -> int:
     """When a process started, in clock ticks since boot; 0 when unknown. Tells a pid from its reuse."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[19])
+        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
     except (OSError, IndexError, ValueError):
         return 0
 

@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import pkgutil
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from types import MappingProxyType, ModuleType
 
 from .vocabulary import Add, DeclarationError, Patch, Register, Replace, Rewrite, Variant, Wrap
@@ -168,8 +169,7 @@ def _exists_in_source(module: str, qualname: str) -> bool:
         return False
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
         return spec is not None
-    with open(spec.origin, "rb") as file:
-        tree = ast.parse(file.read())
+    tree = ast.parse(Path(spec.origin).read_bytes())
     return bool(bindings(tree.body, qualname.partition(".")[0]))
 
 

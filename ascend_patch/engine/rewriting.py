@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Callable, MutableMapping
 from functools import cached_property
@@ -176,10 +177,8 @@ def _dress(wrapper: FunctionType, original: Any, rewrite: Rewrite) -> None:
     if wrapper.__code__.co_flags & _VARIADIC:
         import inspect
 
-        try:
+        with contextlib.suppress(TypeError, ValueError):  # some built-in callables have none
             wrapper.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
-        except (TypeError, ValueError):
-            pass  # some built-in callables have none, and then neither has the wrapper
     elif type(original) is FunctionType and _parameters(original) == _parameters(wrapper):
         if wrapper.__defaults__ is None:
             wrapper.__defaults__ = original.__defaults__

@@ -169,7 +169,7 @@ class EntryChange:
     def make(
         cls, target: Target, mapping: MutableMapping[Any, Any], key: object, new: object, patch: str
     ) -> EntryChange:
-        change = cls(target, mapping, key, mapping[key] if key in mapping else _ABSENT, new)
+        change = cls(target, mapping, key, mapping.get(key, _ABSENT), new)
         mapping[key] = new
         marks.mark(new, patch)
         return change

@@ -144,7 +144,7 @@ class SourceTree:
         return f"{stem}/__init__.py" if file.path.replace(os.sep, "/").endswith("/__init__.py") else f"{stem}.py"
 
     def _shown(self, name: str) -> str:
-        return f"{self.origin}:{name}" if self.kind in ("wheel", "sdist") else os.path.join(self.origin, name)
+        return f"{self.origin}:{name}" if self.kind in ("wheel", "sdist") else str(Path(self.origin, name))
 
 
 def _module_name(name: str) -> str:
@@ -168,7 +168,7 @@ def _folder_tree(parent: Path, package: str, kind: str, version: str | None) -> 
             folders[:] = [name for name in folders if name not in _SKIPPED_FOLDERS]
             for name in files:
                 if name.endswith(".py"):
-                    yield os.path.relpath(os.path.join(folder, name), parent)
+                    yield str(Path(folder, name).relative_to(parent))
 
     def read(name: str) -> bytes:
         return (parent / name).read_bytes()

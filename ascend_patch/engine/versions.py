@@ -28,8 +28,8 @@ def distribution_version(name: str, path: Iterable[str] | None = None) -> str | 
             continue
         with entries:
             for entry in entries:
-                stem, extension = os.path.splitext(entry.name)
-                if extension in (".dist-info", ".egg-info"):
+                stem, dot, extension = entry.name.rpartition(".")
+                if dot and extension in ("dist-info", "egg-info"):
                     candidate, dash, version = stem.partition("-")
                     if dash and normalised(candidate) == wanted:
                         return version.split("-py3")[0]

@@ -43,12 +43,15 @@ REFUSALS = {
     "rival": ({}, "vllm-ascend 0.13.0 is installed.*pip uninstall vllm-ascend"),
     "no npu": ({"ASCEND_PATCH_DEVICE": "npu"}, "ASCEND_PATCH_DEVICE=npu, but there is no Ascend NPU"),
     "device": ({"ASCEND_PATCH_DEVICE": "gpu"}, "there is no device 'gpu': choose one of auto, npu, host"),
-    "disabled": ({"VLLM_ASCEND_PATCH_DISABLE": "core.device"}, r"core\.device is disabled.*ascend-patch enable core\.device"),
+    "disabled": (
+        {"VLLM_ASCEND_PATCH_DISABLE": "core.device"},
+        r"core\.device is disabled.*ascend-patch enable core\.device",
+    ),
     "unknown": ({"VLLM_ASCEND_PATCH_DISABLE": "core.devise"}, r"no patch 'core\.devise': did you mean core\.device"),
     "drifted": ({}, r"core\.device drifted on vllm 0\.32\.0.*no device.*ascend-patch diff core\.device"),
     "no torch-npu": ({}, "needs torch-npu, which is not installed"),
     "bad file": ({}, r"ascend_patch\.toml:1: not valid TOML"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REFUSALS)

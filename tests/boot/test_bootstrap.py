@@ -98,7 +98,8 @@ def test_the_public_names(site: Site) -> None:
 @pytest.mark.parametrize("method", ["subprocess", "spawn", "fork", "forkserver"])
 def test_children_are_reached(site: Site, method: str) -> None:
     (site.folder / "child.py").write_text(
-        "import sys\ndef look():\n    print('ascend_patch._boot' in sys.modules, flush=True)\nif __name__ == '__main__': look()\n"
+        "import sys\ndef look():\n    print('ascend_patch._boot' in sys.modules, flush=True)\n"
+        "if __name__ == '__main__': look()\n"
     )
     out = site.run(
         f"""

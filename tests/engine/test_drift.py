@@ -67,41 +67,112 @@ CHANGES = [
     Change("comment", lambda toy: toy.edit("toy/core.py", "LIMIT = 8", "LIMIT = 8  # eight"), {}),
     Change("docstring", lambda toy: toy.edit("toy/core.py", "Say hello.", "Greet."), {}),
     Change("annotation", lambda toy: toy.edit("toy/core.py", "def greet(name,", "def greet(name: str,"), {}),
-    Change("layout", lambda toy: toy.edit("toy/core.py", '"hello " + name + punctuation', '("hello " +\n name + punctuation)'), {}),
-    Change("renamed function", lambda toy: toy.edit("toy/core.py", "def greet(", "def welcome("),
-           {key(REPLACE): "no greet", key(WRAP): "no greet"}),
-    Change("renamed method", lambda toy: toy.edit("toy/core.py", 'def stop(self):\n        return "stop"', 'def halt(self):\n        return "stop"'),
-           {key(METHOD): "Engine has no attribute stop"}),
-    Change("renamed module", lambda toy: (toy.folder / "toy/core.py").rename(toy.folder / "toy/heart.py") and None,
-           dict.fromkeys(map(key, EVERY), "module toy.core does not exist")),
+    Change(
+        "layout",
+        lambda toy: toy.edit("toy/core.py", '"hello " + name + punctuation', '("hello " +\n name + punctuation)'),
+        {},
+    ),
+    Change(
+        "renamed function",
+        lambda toy: toy.edit("toy/core.py", "def greet(", "def welcome("),
+        {key(REPLACE): "no greet", key(WRAP): "no greet"},
+    ),
+    Change(
+        "renamed method",
+        lambda toy: toy.edit(
+            "toy/core.py", 'def stop(self):\n        return "stop"', 'def halt(self):\n        return "stop"'
+        ),
+        {key(METHOD): "Engine has no attribute stop"},
+    ),
+    Change(
+        "renamed module",
+        lambda toy: (toy.folder / "toy/core.py").rename(toy.folder / "toy/heart.py") and None,
+        dict.fromkeys(map(key, EVERY), "module toy.core does not exist"),
+    ),
     Change("moved", move, {key(REPLACE): "moved to toy.hello:greet", key(WRAP): "moved to toy.hello:greet"}),
-    Change("new parameter", lambda toy: toy.edit("toy/core.py", 'punctuation="!"):', 'punctuation="!", twice=False):'),
-           {key(REPLACE): "parameter 'twice' added", key(WRAP): "parameter 'twice' added"}),
-    Change("lost parameter", lambda toy: toy.edit("toy/core.py", 'def greet(name, punctuation="!"):', 'def greet(name):\n    punctuation = "!"'),
-           {key(REPLACE): "parameter 'punctuation' removed", key(WRAP): "parameter 'punctuation' removed"}),
-    Change("new default", lambda toy: toy.edit("toy/core.py", 'punctuation="!"):', 'punctuation="?"):'),
-           {key(REPLACE): "default of 'punctuation' changed from '!' to '?'", key(WRAP): "default of 'punctuation'"}),
-    Change("keyword only", lambda toy: toy.edit("toy/core.py", 'greet(name, punct', 'greet(name, *, punct'),
-           {key(REPLACE): "became keyword-only", key(WRAP): "became keyword-only"}),
-    Change("reordered", lambda toy: toy.edit("toy/core.py", 'greet(name, punctuation="!")', 'greet(punctuation, name)'),
-           {key(REPLACE): "default of 'punctuation' changed", key(WRAP): "default of 'punctuation' changed"}),
-    Change("body", lambda toy: toy.edit("toy/core.py", '"hello " + name', '"good day " + name'), {key(REPLACE): "body changed"}),
-    Change("body of a base method", lambda toy: toy.edit("toy/core.py", '"start " + where', '"begin " + where'),
-           {key(INHERITED): "body changed"}),
-    Change("decorated", lambda toy: toy.edit("toy/core.py", "def greet(", "@functools.cache\ndef greet("), {key(REPLACE): "body changed"}),
-    Change("became static", lambda toy: toy.edit("toy/core.py", 'def stop(self):\n        return "stop"', '@staticmethod\n    def stop():\n        return "stop"'),
-           {key(METHOD): "it was a method and is a staticmethod"}),
-    Change("became a function", lambda toy: toy.edit("toy/core.py", 'REGISTRY = {"known": "upstream"}', "def REGISTRY(): ..."),
-           {key(REGISTER): "it was a variable and is a function"}),
-    Change("one more entry", lambda toy: toy.edit("toy/core.py", '"known": "upstream"', '"known": "upstream", "more": "x"'), {}),
-    Change("more sites", lambda toy: toy.edit("toy/core.py", "return toy.devices.cuda.name\n", "return (lambda: toy.devices.cuda.name)() or toy.devices.cuda.name\n"),
-           {key(RETARGET): "3 sites to retarget instead of 2"}),
-    Change("no site", lambda toy: toy.edit("toy/core.py", "toy.devices.cuda.name", "toy.devices.npu.name"),
-           {key(RETARGET): "0 sites to retarget instead of 2"}),
+    Change(
+        "new parameter",
+        lambda toy: toy.edit("toy/core.py", 'punctuation="!"):', 'punctuation="!", twice=False):'),
+        {key(REPLACE): "parameter 'twice' added", key(WRAP): "parameter 'twice' added"},
+    ),
+    Change(
+        "lost parameter",
+        lambda toy: toy.edit(
+            "toy/core.py", 'def greet(name, punctuation="!"):', 'def greet(name):\n    punctuation = "!"'
+        ),
+        {key(REPLACE): "parameter 'punctuation' removed", key(WRAP): "parameter 'punctuation' removed"},
+    ),
+    Change(
+        "new default",
+        lambda toy: toy.edit("toy/core.py", 'punctuation="!"):', 'punctuation="?"):'),
+        {key(REPLACE): "default of 'punctuation' changed from '!' to '?'", key(WRAP): "default of 'punctuation'"},
+    ),
+    Change(
+        "keyword only",
+        lambda toy: toy.edit("toy/core.py", "greet(name, punct", "greet(name, *, punct"),
+        {key(REPLACE): "became keyword-only", key(WRAP): "became keyword-only"},
+    ),
+    Change(
+        "reordered",
+        lambda toy: toy.edit("toy/core.py", 'greet(name, punctuation="!")', "greet(punctuation, name)"),
+        {key(REPLACE): "default of 'punctuation' changed", key(WRAP): "default of 'punctuation' changed"},
+    ),
+    Change(
+        "body",
+        lambda toy: toy.edit("toy/core.py", '"hello " + name', '"good day " + name'),
+        {key(REPLACE): "body changed"},
+    ),
+    Change(
+        "body of a base method",
+        lambda toy: toy.edit("toy/core.py", '"start " + where', '"begin " + where'),
+        {key(INHERITED): "body changed"},
+    ),
+    Change(
+        "decorated",
+        lambda toy: toy.edit("toy/core.py", "def greet(", "@functools.cache\ndef greet("),
+        {key(REPLACE): "body changed"},
+    ),
+    Change(
+        "became static",
+        lambda toy: toy.edit(
+            "toy/core.py",
+            'def stop(self):\n        return "stop"',
+            '@staticmethod\n    def stop():\n        return "stop"',
+        ),
+        {key(METHOD): "it was a method and is a staticmethod"},
+    ),
+    Change(
+        "became a function",
+        lambda toy: toy.edit("toy/core.py", 'REGISTRY = {"known": "upstream"}', "def REGISTRY(): ..."),
+        {key(REGISTER): "it was a variable and is a function"},
+    ),
+    Change(
+        "one more entry",
+        lambda toy: toy.edit("toy/core.py", '"known": "upstream"', '"known": "upstream", "more": "x"'),
+        {},
+    ),
+    Change(
+        "more sites",
+        lambda toy: toy.edit(
+            "toy/core.py",
+            "return toy.devices.cuda.name\n",
+            "return (lambda: toy.devices.cuda.name)() or toy.devices.cuda.name\n",
+        ),
+        {key(RETARGET): "3 sites to retarget instead of 2"},
+    ),
+    Change(
+        "no site",
+        lambda toy: toy.edit("toy/core.py", "toy.devices.cuda.name", "toy.devices.npu.name"),
+        {key(RETARGET): "0 sites to retarget instead of 2"},
+    ),
     Change("rewritten around the sites", lambda toy: toy.edit("toy/core.py", '" " + "cuda:"', '" at " + "cuda:"'), {}),
-    Change("upstream has it now", lambda toy: toy.edit("toy/core.py", "LIMIT = 8", "LIMIT = 8\nextra = 1"), {key(ADD): "upstream now has it"}),
+    Change(
+        "upstream has it now",
+        lambda toy: toy.edit("toy/core.py", "LIMIT = 8", "LIMIT = 8\nextra = 1"),
+        {key(ADD): "upstream now has it"},
+    ),
     Change("behind an if", lambda toy: toy.edit("toy/core.py", "LIMIT = 8", "if True:\n    LIMIT = 8"), {}),
-]  # fmt: skip
+]
 
 
 def registry_of(*rewrites: Rewrite, **more: object) -> Registry:

@@ -40,30 +40,68 @@ CUDA = {"cuda": "npu"}
 CASES = [
     Case(Replace("toy.core:greet", by=":greet"), lambda m: m.greet("x"), "hello x!", "patched x!"),
     Case(Replace("toy.core:Engine.start", by=":start"), lambda m: m.Engine().start(), "start cuda", "patched npu"),
-    Case(Replace("toy.core:Engine.double", by=":double"), lambda m: (m.Engine.double(1), m.Engine().double(1)), (2, 2), (20, 20)),
+    Case(
+        Replace("toy.core:Engine.double", by=":double"),
+        lambda m: (m.Engine.double(1), m.Engine().double(1)),
+        (2, 2),
+        (20, 20),
+    ),
     Case(Replace("toy.core:Engine.make", by=":make"), lambda m: m.Small.make(), "Smallengine", "patched Smallpatched"),
     Case(Replace("toy.core:Engine.label", by=":label"), lambda m: m.Engine().label, "cuda", "patched label"),
     Case(Replace("toy.core:Engine.costly", by=":label"), lambda m: m.Engine().costly, "costly", "patched label"),
-    Case(Replace("toy.core:Small.start", by=":start"), lambda m: (m.Small().start(), m.Engine().start()),
-         ("start cuda", "start cuda"), ("patched npu", "start cuda")),
+    Case(
+        Replace("toy.core:Small.start", by=":start"),
+        lambda m: (m.Small().start(), m.Engine().start()),
+        ("start cuda", "start cuda"),
+        ("patched npu", "start cuda"),
+    ),
     Case(Replace("toy.core:LIMIT", by=":LIMIT"), lambda m: m.LIMIT, 8, 16),
     Case(Wrap("toy.core:greet", by=":louder"), lambda m: m.greet("x"), "hello x!", "HELLO X!"),
-    Case(Wrap("toy.core:Engine.start", by=":variadic"), lambda m: m.Engine().start(where="there"),
-         "start there", "start there (wrapped)"),
-    Case(Wrap("toy.core:Engine.make", by=":variadic"), lambda m: m.Small.make(), "Smallengine", "Smallengine (wrapped)"),
+    Case(
+        Wrap("toy.core:Engine.start", by=":variadic"),
+        lambda m: m.Engine().start(where="there"),
+        "start there",
+        "start there (wrapped)",
+    ),
+    Case(
+        Wrap("toy.core:Engine.make", by=":variadic"), lambda m: m.Small.make(), "Smallengine", "Smallengine (wrapped)"
+    ),
     Case(Wrap("toy.core:Engine.label", by=":variadic"), lambda m: m.Engine().label, "cuda", "cuda (wrapped)"),
     Case(Wrap("toy.core:Small.stop", by=":variadic"), lambda m: m.Small().stop(), "small stop", "small stop (wrapped)"),
-    Case(Retarget("toy.core:where", names=CUDA, strings={"cuda:": "npu:"}, sites=3), lambda m: m.where(),
-         "cuda cuda cuda:", "npu npu npu:"),
-    Case(Retarget("toy.core:cached", strings=CUDA), lambda m: (m.cached.cache_clear(), m.cached(1))[1], ("cuda", 1), ("npu", 1)),
+    Case(
+        Retarget("toy.core:where", names=CUDA, strings={"cuda:": "npu:"}, sites=3),
+        lambda m: m.where(),
+        "cuda cuda cuda:",
+        "npu npu npu:",
+    ),
+    Case(
+        Retarget("toy.core:cached", strings=CUDA),
+        lambda m: (m.cached.cache_clear(), m.cached(1))[1],
+        ("cuda", 1),
+        ("npu", 1),
+    ),
     Case(Retarget("toy.core:Engine.label", strings=CUDA), lambda m: m.Engine().label, "cuda", "npu"),
-    Case(Retarget("toy.core:Engine.stop", strings={"stop": "halt"}), lambda m: m.Small().stop(), "small stop", "small halt"),
-    Case(Register("toy.core:REGISTRY", key="ours", value=":Thing"),
-         lambda m: getattr(m.REGISTRY.get("ours"), "__name__", ABSENT), ABSENT, "Thing"),
-    Case(Register("toy.core:REGISTRY", key="known", value="a:b", literal=True), lambda m: m.REGISTRY["known"], "upstream", "a:b"),
+    Case(
+        Retarget("toy.core:Engine.stop", strings={"stop": "halt"}),
+        lambda m: m.Small().stop(),
+        "small stop",
+        "small halt",
+    ),
+    Case(
+        Register("toy.core:REGISTRY", key="ours", value=":Thing"),
+        lambda m: getattr(m.REGISTRY.get("ours"), "__name__", ABSENT),
+        ABSENT,
+        "Thing",
+    ),
+    Case(
+        Register("toy.core:REGISTRY", key="known", value="a:b", literal=True),
+        lambda m: m.REGISTRY["known"],
+        "upstream",
+        "a:b",
+    ),
     Case(Add("toy.core:extra", by=":extra"), lambda m: m.extra() if hasattr(m, "extra") else ABSENT, ABSENT, "extra"),
     Case(Add("toy.core:Small.start", by=":start"), lambda m: m.Small().start(), "start cuda", "patched npu"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -162,7 +200,7 @@ REFUSED = {
     "exists": (Add("toy.core:greet", by=":greet"), "already|now has it|exists"),
     "dangling": (Replace("toy.core:greet", by="toyfunctions:nowhere"), "nowhere"),
     "inherited": (Retarget("toy.core:Small.start", strings=CUDA), "Engine"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)

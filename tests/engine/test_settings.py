@@ -85,13 +85,13 @@ def test_xdg_config_home(home: Path, tmp_path: Path) -> None:
 MALFORMED = {
     "strict = ": r"ascend_patch\.toml:1: not valid TOML",
     "\n\nstrict = maybe": r"ascend_patch\.toml:3: not valid TOML",
-    '\nunknown = 1\n': r"ascend_patch\.toml:2: unknown setting 'unknown': known are disable",
+    "\nunknown = 1\n": r"ascend_patch\.toml:2: unknown setting 'unknown': known are disable",
     'disable = "a.one"': r"toml:1: disable must be a list",
     "disable = [1]": r"toml:1: disable must be a list",
     'strict = "yes"': r"toml:1: strict must be true or false",
     'device = "gpu"': r"toml:1: there is no device 'gpu': choose one of auto, npu, host",
     'disable = ["a.one"]\nenable = ["a.one"]': r"toml:1: a\.one is both in enable and in disable",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("text", MALFORMED)
@@ -117,14 +117,23 @@ def test_malformed_environment(home: Path, environ: dict[str, str], message: str
 @pytest.mark.parametrize(
     ("environ", "message"),
     [
-        ({"VLLM_ASCEND_PATCH_DISABLE": "a.onne"}, r"VLLM_ASCEND_PATCH_DISABLE: there is no patch 'a\.onne': did you mean a\.one\?"),
-        ({"VLLM_ASCEND_PATCH_ONLY": "zzzzzz"}, r"VLLM_ASCEND_PATCH_ONLY: there is no patch 'zzzzzz': see 'ascend-patch list'"),
-        ({"VLLM_ASCEND_PATCH_ONLY": "a.one b.needed", "VLLM_ASCEND_PATCH_DISABLE": "a.one"}, r"disables a\.one, which .*ONLY selects"),
+        (
+            {"VLLM_ASCEND_PATCH_DISABLE": "a.onne"},
+            r"VLLM_ASCEND_PATCH_DISABLE: there is no patch 'a\.onne': did you mean a\.one\?",
+        ),
+        (
+            {"VLLM_ASCEND_PATCH_ONLY": "zzzzzz"},
+            r"VLLM_ASCEND_PATCH_ONLY: there is no patch 'zzzzzz': see 'ascend-patch list'",
+        ),
+        (
+            {"VLLM_ASCEND_PATCH_ONLY": "a.one b.needed", "VLLM_ASCEND_PATCH_DISABLE": "a.one"},
+            r"disables a\.one, which .*ONLY selects",
+        ),
         ({"VLLM_ASCEND_PATCH_ONLY": "a.one"}, r"ONLY leaves out what is required: add b\.needed"),
         ({"VLLM_ASCEND_PATCH_ONLY": "a.two,b.needed"}, r"selects a\.two without what it requires: add a\.one"),
         ({"VLLM_ASCEND_PATCH_ONLY": "c.this,c.that,b.needed"}, r"both enabled and conflict"),
     ],
-)  # fmt: skip
+)
 def test_contradictions(home: Path, environ: dict[str, str], message: str) -> None:
     found = loaded(home, **environ)
     with pytest.raises(SettingsError, match=message):
