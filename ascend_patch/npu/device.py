@@ -55,13 +55,15 @@ def soc_family() -> SocFamily:
 
 
 def total_memory(device_id: int = 0) -> int:
-    """Device memory in bytes."""
-    return int(torch.npu.get_device_properties(device_id).total_memory)
+    """Device memory in bytes. Sets up the device in this process: CANN tells it only to a process with a context."""
+    with torch.npu.device(device_id):
+        return int(torch.npu.get_device_properties(device_id).total_memory)
 
 
 def vector_core_count(device_id: int = 0) -> int:
-    """Number of vector cores."""
-    return int(torch.npu.get_device_properties(device_id).vector_core_num)
+    """Number of vector cores. Sets up the device in this process, like `total_memory`."""
+    with torch.npu.device(device_id):
+        return int(torch.npu.get_device_properties(device_id).vector_core_num)
 
 
 @cache

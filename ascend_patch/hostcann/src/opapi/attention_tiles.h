@@ -10,6 +10,8 @@
 
 namespace hostcann::opapi {
 
+constexpr int64_t kPrefetchRows = 8;  // how far ahead rows are fetched into the cache; past the end does no harm
+
 // Gives the address of key row `j`, and how many rows follow it at the same stride.
 template <typename T>
 class KeyRows {
@@ -77,6 +79,7 @@ void dot_rows(const float* query, int64_t size, const T* key, int64_t stride, in
     Floats total[Heads] = {};
     for (int64_t i = 0; i < whole; i += kWidth) {
       Floats k;
+      __builtin_prefetch(key + kPrefetchRows * stride + i);
       load(key + i, k);
       for (int h = 0; h < Heads; ++h) {
         Floats q;
@@ -92,24 +95,45 @@ void dot_rows(const float* query, int64_t size, const T* key, int64_t stride, in
   }
 }
 
+// Columns [i, i + 16 * Vectors) of add_rows. The totals stay in registers while the rows pass by, and every cache line
+// of a row is read once: rows of a cache with several heads lie a power of two apart and evict each other.
+template <int Heads, int Vectors, typename T>
+void add_columns(const float* weights, int64_t pitch, const T* value, int64_t stride, int64_t count, int64_t size,
+                 float* totals) {
+  using namespace simd;
+  Floats total[Heads][Vectors];
+  for (int h = 0; h < Heads; ++h) {
+    for (int v = 0; v < Vectors; ++v) load(totals + h * size + v * kWidth, total[h][v]);
+  }
+  for (int64_t j = 0; j < count; ++j, value += stride) {
+    Floats row[Vectors];
+    for (int v = 0; v < Vectors; ++v) {
+      __builtin_prefetch(value + kPrefetchRows * stride + v * kWidth);
+      load(value + v * kWidth, row[v]);
+    }
+    for (int h = 0; h < Heads; ++h) {
+      const Floats weight = broadcast(weights[h * pitch + j]);
+      for (int v = 0; v < Vectors; ++v) total[h][v] += weight * row[v];
+    }
+  }
+  for (int h = 0; h < Heads; ++h) {
+    for (int v = 0; v < Vectors; ++v) store(total[h][v], totals + h * size + v * kWidth);
+  }
+}
+
 // totals[h][:] += sum over j of weights[h * pitch + j] * value row j.
 template <int Heads, typename T>
 void add_rows(const float* weights, int64_t pitch, const T* value, int64_t stride, int64_t count, int64_t size,
               float* totals) {
   using namespace simd;
-  const int64_t whole = size / kWidth * kWidth;
-  for (int64_t i = 0; i < whole; i += kWidth) {
-    Floats total[Heads];
-    for (int h = 0; h < Heads; ++h) load(totals + h * size + i, total[h]);
-    const T* at = value + i;
-    for (int64_t j = 0; j < count; ++j, at += stride) {
-      Floats v;
-      load(at, v);
-      for (int h = 0; h < Heads; ++h) total[h] += weights[h * pitch + j] * v;
-    }
-    for (int h = 0; h < Heads; ++h) store(total[h], totals + h * size + i);
+  int64_t i = 0;
+  for (; i + 4 * kWidth <= size; i += 4 * kWidth) {
+    add_columns<Heads, 4>(weights, pitch, value + i, stride, count, size, totals + i);
   }
-  for (int64_t i = whole; i < size; ++i) {
+  for (; i + kWidth <= size; i += kWidth) {
+    add_columns<Heads, 1>(weights, pitch, value + i, stride, count, size, totals + i);
+  }
+  for (; i < size; ++i) {
     for (int h = 0; h < Heads; ++h) {
       float total = totals[h * size + i];
       for (int64_t j = 0; j < count; ++j) total += weights[h * pitch + j] * static_cast<float>(value[j * stride + i]);
