@@ -111,7 +111,7 @@ def last_run(machine: Machine) -> Iterator[Finding]:
     )
     stale = sorted(
         {
-            place
+            str(place)
             for record in run.records
             for entry in record.patches.values()
             for place in entry.get("stale_aliases", ())

@@ -161,11 +161,22 @@ def _print(facts: dict[str, Any]) -> None:
         for patch_id, entry in process["patches"].items():
             if entry["state"] in BAD_STATES:
                 output.say(f"pid {process['pid']}: {patch_id} {entry['state']}: {entry.get('reason', '')}", "red")
+            _print_places(process["pid"], patch_id, entry)
     if facts["agrees"]:
         count = len(facts["processes"])
         output.say("one process" if count == 1 else f"{count} processes, all with the same patches", "green")
     for line in facts["differences"]:
         output.say(f"they do not agree: {line}", "bold red")
+
+
+def _print_places(pid: int, patch_id: str, entry: dict[str, Any]) -> None:
+    """Name the modules that took upstream's object before it was patched, and those that still hold it."""
+    early = entry.get("early_importers", ())
+    if early:
+        output.say(f"pid {pid}: {patch_id}: imported before the overlay by {', '.join(map(str, early))}", "yellow")
+    stale = entry.get("stale_aliases", ())
+    if stale:
+        output.say(f"pid {pid}: {patch_id}: upstream's object is still bound at {', '.join(map(str, stale))}", "yellow")
 
 
 def _wrong(count: int) -> output.Cell:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from ascend_patch.engine.sources import SourceTree
     from ascend_patch.engine.vocabulary import Patch, Variant
 
+Moved = dict[str, tuple[str, ...]]
+"""Targets that are gone, and the modules that define their name now."""
+
 HELP = """Compare every patch with the sources of a vLLM, without importing it.
 
 \b
@@ -38,7 +41,7 @@ Examples:
 \b
 JSON keys: package, version, origin, source (installed, folder, wheel, sdist), contract
 (true: there is one for exactly this version), ok, patches[]: id, required, state, reason,
-variant, targets[]: target, problem ("" = as expected), text, against; updated (the file
+variant, targets[]: target, problem ("" = as expected), text, against, now_in[]; updated (the file
 written by --update, or null)."""
 
 
@@ -70,10 +73,11 @@ def verify(
     written = _update(here, registry, tree) if update else None
     plan = _plan(here, registry, tree, strict)
     ok = not plan.problems()
+    moved = _moved(plan, tree)
     if as_json:
-        output.as_json(_facts(here, plan, tree, ok, written))
+        output.as_json(_facts(here, plan, tree, ok, written, moved))
     else:
-        _print(here, plan, tree, ok, written)
+        _print(here, plan, tree, ok, written, moved)
     if not ok:
         raise typer.Exit(FINDING)
 
@@ -142,7 +146,18 @@ def _changes(old: ContractSet | None, new: ContractSet) -> str:
     return f"{len(new.targets)} targets: {len(added)} added, {len(removed)} removed, {len(changed)} changed"
 
 
-def _facts(here: Workspace, plan: Plan, tree: SourceTree, ok: bool, written: str | None) -> dict[str, Any]:
+def _moved(plan: Plan, tree: SourceTree) -> Moved:
+    """For each target that is gone: the modules that define its name now. Reads all sources, so only if need be."""
+    from ascend_patch.engine.contract_checking import find_moved
+    from ascend_patch.engine.vocabulary import Target
+
+    gone = {item.target for decision in plan for item in decision.findings if item.problem == "missing"}
+    return {target: find_moved(tree, Target.parse(target)) for target in sorted(gone)}
+
+
+def _facts(
+    here: Workspace, plan: Plan, tree: SourceTree, ok: bool, written: str | None, moved: Moved
+) -> dict[str, Any]:
     return {
         "package": here.package,
         "version": tree.version,
@@ -150,12 +165,12 @@ def _facts(here: Workspace, plan: Plan, tree: SourceTree, ok: bool, written: str
         "source": tree.kind,
         "contract": here.store.get(tree.version) is not None,
         "ok": ok,
-        "patches": [_decision_facts(decision) for decision in plan],
+        "patches": [_decision_facts(decision, moved) for decision in plan],
         "updated": written,
     }
 
 
-def _decision_facts(decision: Decision) -> dict[str, Any]:
+def _decision_facts(decision: Decision, moved: Moved) -> dict[str, Any]:
     return {
         "id": decision.patch.id,
         "required": decision.patch.required,
@@ -163,13 +178,19 @@ def _decision_facts(decision: Decision) -> dict[str, Any]:
         "reason": decision.reason,
         "variant": decision.variant.versions if decision.variant is not None else None,
         "targets": [
-            {"target": item.target, "problem": item.problem, "text": item.text, "against": item.against}
+            {
+                "target": item.target,
+                "problem": item.problem,
+                "text": item.text,
+                "against": item.against,
+                "now_in": list(moved.get(item.target, ())),
+            }
             for item in decision.findings
         ],
     }
 
 
-def _print(here: Workspace, plan: Plan, tree: SourceTree, ok: bool, written: str | None) -> None:
+def _print(here: Workspace, plan: Plan, tree: SourceTree, ok: bool, written: str | None, moved: Moved) -> None:
     from ascend_patch.cli.describe import predicted
 
     if written:
@@ -191,6 +212,9 @@ def _print(here: Workspace, plan: Plan, tree: SourceTree, ok: bool, written: str
         keep=("id", "kind", "state"),
         spare=("targets", "contract"),
     )
+    for target, modules in moved.items():
+        if modules:
+            output.say(f"{target} is gone; its name is now defined in {', '.join(modules)}", "yellow")
     accepted = len(plan.accepted)
     total = len(plan.decisions)
     if ok:

@@ -103,6 +103,15 @@ def test_what_counts_as_a_failure(toy: Toy, runs: Runs, patch_id: str, state: st
     assert toy("status", "--json").json["runs"][0]["ok"] is (code == 0)
 
 
+def test_early_importers_and_stale_aliases_are_named(toy: Toy, runs: Runs) -> None:
+    entry = {"state": "applied", "early_importers": ["job.py"], "stale_aliases": ["helpers.add"]}
+    runs.process("r1", 99999991, {**GOOD, "math.add": entry})
+    result = toy("status")
+    assert result.code == 0
+    assert "math.add: imported before the overlay by job.py" in result.out
+    assert "math.add: upstream's object is still bound at helpers.add" in result.out
+
+
 def test_the_last_run_is_shown_unless_an_older_one_still_runs(toy: Toy, runs: Runs) -> None:
     runs.process("20260101T000000-1", 1, GOOD, alive=True)
     runs.process("20260102T000000-2", 99999992, GOOD)

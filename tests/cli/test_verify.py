@@ -124,6 +124,14 @@ def test_update_writes_the_contract_of_that_version(toy: Toy) -> None:
     assert "is up to date" in toy("verify", "--update").out
 
 
+def test_a_target_that_moved_is_searched_for(toy: Toy) -> None:
+    toy.edit("gadget/core.py", "def add(a, b):\n    return a + b", "")
+    toy.write("gadget/sums.py", "def add(a, b):\n    return a + b\n")
+    assert "gadget.core:add is gone; its name is now defined in gadget.sums" in toy("verify").out
+    target = next(p for p in toy("verify", "--json").json["patches"] if p["id"] == "math.add")["targets"][0]
+    assert (target["problem"], target["now_in"]) == ("missing", ["gadget.sums"])
+
+
 def test_update_says_what_changed(toy: Toy) -> None:
     toy.edit("gadget/core.py", "return a + b", "return b + a")
     out = toy("verify", "--update").out
