@@ -8,6 +8,7 @@
 #include "alias.h"
 #include "allocator.h"
 #include "hostcann/runtime.h"
+#include "matmul.h"
 #include "random.h"
 #include "shapes.h"
 
@@ -157,6 +158,18 @@ void initialise_device(c10::Device device) {
   static_cast<void>(first);
 }
 
+// Computes a product in half or bfloat16 faster than the library of the CPU does; false if it is another product.
+bool multiply_linear(Stack& stack) {
+  const size_t first = stack.size() - 2;
+  const at::Tensor& x = stack[first].toTensor();
+  const at::Tensor& weight = stack[first + 1].toTensor();
+  if (!suits_linear_matmul(x, weight)) return false;
+  at::Tensor result = linear_matmul(x, weight);
+  stack.resize(first);
+  stack.emplace_back(std::move(result));
+  return true;
+}
+
 void trace(const OperatorPlan& plan) {
   trace_count(TraceKind::kAten, plan.name.c_str());
   if (plan.synchronises) trace_count(TraceKind::kSync, plan.name.c_str());
@@ -217,6 +230,8 @@ void Fallback::operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet
     const Redirect redirect;
     if (C10_UNLIKELY(plan_.random)) {
       call_with_random_numbers(plan_, call.device(), stack);
+    } else if (plan_.product && multiply_linear(*stack)) {
+      // done
     } else {
       handle.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), stack);
     }

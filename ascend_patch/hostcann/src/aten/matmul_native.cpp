@@ -1,10 +1,11 @@
-// x @ w^T for half and bfloat16, straight from memory in those formats and with float32 accumulation, as the cube unit
-// does it. Libraries convert the whole weight first where the CPU has no instructions for the format, which is what
-// decoding, with its few rows, spends nearly all of its time on.
+// x @ w^T for half and bfloat16 with float32 accumulation, as the cube unit does it. On CPUs without instructions for
+// these formats the matrix library is several times slower than this, and decoding spends nearly all its time here.
 #include "matmul.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/mm.h>
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
 
@@ -23,16 +24,37 @@ using simd::kWidth;
 constexpr int kRows = 8;
 constexpr int kColumns = 3;
 
+constexpr int64_t kFewRows = 64;
+constexpr int64_t kBlockColumns = 96;
+
+template <typename T>
+void widen(const T* from, int64_t count, float* to) {
+  simd::sweep(
+      count,
+      [&](int64_t i) {
+        Floats values;
+        simd::load(from + i, values);
+        simd::store(values, to + i);
+      },
+      [&](int64_t i, int64_t rest) {
+        for (int64_t j = i; j < i + rest; ++j) to[j] = from[j];
+      });
+}
+
 // One tile: rows of x (float, `depth` apart) times columns (rows of w, `depth` apart).
 template <int rows, int columns, typename T>
 void tile(const float* x, const T* w, int64_t depth, int64_t whole, float* out, int64_t out_stride) {
   Floats sums[rows][columns] = {};
+  // Unrolled, or the sums would live in memory instead of registers.
   for (int64_t k = 0; k < whole; k += kWidth) {
     Floats weights[columns];
+#pragma GCC unroll 3
     for (int c = 0; c < columns; ++c) simd::load(w + c * depth + k, weights[c]);
+#pragma GCC unroll 8
     for (int r = 0; r < rows; ++r) {
       Floats values;
       simd::load(x + r * depth + k, values);
+#pragma GCC unroll 3
       for (int c = 0; c < columns; ++c) sums[r][c] += values * weights[c];
     }
   }
@@ -59,10 +81,9 @@ void tile_rows(int64_t rows, const float* x, const T* w, int64_t depth, int64_t 
   }
 }
 
+// Few rows: the weight is read once, in its own format.
 template <typename T>
-void multiply(const T* x, const T* w, T* out, int64_t rows, int64_t depth, int64_t columns) {
-  std::vector<float> wide(static_cast<size_t>(rows * depth));
-  for (int64_t i = 0; i < rows * depth; ++i) wide[i] = x[i];
+void multiply_tiles(const std::vector<float>& wide, const T* w, T* out, int64_t rows, int64_t depth, int64_t columns) {
   const int64_t whole = depth / kWidth * kWidth;
   const int64_t tiles = (columns + kColumns - 1) / kColumns;
   // About 32k multiplications are worth a task.
@@ -89,18 +110,50 @@ void multiply(const T* x, const T* w, T* out, int64_t rows, int64_t depth, int64
   });
 }
 
+// Many rows: a block of the weight that stays in the cache becomes float and meets all rows in a float product.
+template <typename T>
+void multiply_blocks(std::vector<float>& wide, const T* w, T* out, int64_t rows, int64_t depth, int64_t columns) {
+  const at::Tensor x = at::from_blob(wide.data(), {rows, depth}, at::kFloat);
+  const int64_t blocks = (columns + kBlockColumns - 1) / kBlockColumns;
+  at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
+    const c10::InferenceMode no_autograd;
+    std::vector<float> weights(static_cast<size_t>(kBlockColumns * depth));
+    std::vector<float> products(static_cast<size_t>(kBlockColumns * rows));
+    for (int64_t b = begin; b < end; ++b) {
+      const int64_t column = b * kBlockColumns;
+      const int64_t width = std::min<int64_t>(kBlockColumns, columns - column);
+      widen(w + column * depth, width * depth, weights.data());
+      at::Tensor product = at::from_blob(products.data(), {rows, width}, at::kFloat);
+      at::mm_out(product, x, at::from_blob(weights.data(), {width, depth}, at::kFloat).t());
+      for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t c = 0; c < width; ++c) out[r * columns + column + c] = products[r * width + c];
+      }
+    }
+  });
+}
+
+template <typename T>
+void multiply(const T* x, const T* w, T* out, int64_t rows, int64_t depth, int64_t columns) {
+  std::vector<float> wide(static_cast<size_t>(rows * depth));
+  widen(x, rows * depth, wide.data());
+  if (rows <= kFewRows) {
+    multiply_tiles(wide, w, out, rows, depth, columns);
+  } else {
+    multiply_blocks(wide, w, out, rows, depth, columns);
+  }
+}
+
 }  // namespace
 
-bool suits_narrow_matmul(const at::Tensor& x, const at::Tensor& transposed_weight) {
+bool suits_linear_matmul(const at::Tensor& x, const at::Tensor& transposed_weight) {
   const c10::ScalarType dtype = x.scalar_type();
   return (dtype == at::kBFloat16 || dtype == at::kHalf) && transposed_weight.scalar_type() == dtype &&
          transposed_weight.dim() == 2 && x.dim() >= 1 && x.is_contiguous() && x.numel() > 0 &&
          x.size(-1) == transposed_weight.size(0) && transposed_weight.stride(0) == 1 &&
-         transposed_weight.stride(1) == transposed_weight.size(0) &&
-         x.numel() / x.size(-1) <= kNarrowRows;
+         transposed_weight.stride(1) == transposed_weight.size(0);
 }
 
-at::Tensor narrow_matmul(const at::Tensor& x, const at::Tensor& transposed_weight) {
+at::Tensor linear_matmul(const at::Tensor& x, const at::Tensor& transposed_weight) {
   const int64_t depth = x.size(-1);
   const int64_t columns = transposed_weight.size(1);
   const int64_t rows = x.numel() / depth;

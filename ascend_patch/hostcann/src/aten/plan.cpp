@@ -92,6 +92,7 @@ OperatorPlan::OperatorPlan(const c10::OperatorHandle& operator_handle) : handle(
   synchronises = handle.hasTag(at::Tag::dynamic_output_shape) || handle.hasTag(at::Tag::data_dependent_output);
   floats_only = float_only_names().count(base) > 0;
   cpu_indices = base.rfind("index", 0) == 0 || base.rfind("_index_put", 0) == 0;
+  product = name == "mm" || name == "matmul";
   has_meta = handle.hasKernelForDispatchKey(c10::DispatchKey::Meta);
 }
 

@@ -35,6 +35,7 @@ struct OperatorPlan {
   bool floats_only;      // the NPU has it for float, float16 and bfloat16 only
   bool cpu_indices;      // index tensors may be on the CPU
   bool has_meta;         // shapes can be computed without data
+  bool product;          // mm or matmul: two matrices and nothing else
 };
 
 }  // namespace hostcann::aten
