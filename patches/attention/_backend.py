@@ -136,7 +136,7 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendAttentionMetadata]):
             num_actual_tokens=common.num_actual_tokens,
             query_ends=common.query_start_loc_cpu[1 : common.num_reqs + 1].tolist(),
             kv_lens=host_lens[: common.num_reqs].tolist(),
-            block_table=common.block_table_tensor,
+            block_table=common.block_table_tensor[: common.num_reqs],
             slot_mapping=common.slot_mapping,
             block_size=self.kv_cache_spec.block_size,
             causal=bool(common.causal),
