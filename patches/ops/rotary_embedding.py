@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ascend_patch import npu
-from ascend_patch.engine.vocabulary import Add, Patch, Variant
+from ascend_patch.engine.vocabulary import Add, Patch, Replace, Variant
 
 _ROTARY = "vllm.model_executor.layers.rotary_embedding"
 
@@ -21,6 +21,10 @@ PATCH = Patch(
                 Add(f"{_ROTARY}.base:RotaryEmbedding.forward_oot", by=":rotary_embedding"),
                 # A subclass with a rotation of its own; it must not inherit ours.
                 Add(f"{_ROTARY}.fope:FourierRotaryEmbedding.forward_oot", by=":own_native"),
+                Replace(
+                    f"{_ROTARY}.phi3_long_rope_scaled_rope:Phi3LongRoPEScaledRotaryEmbedding.forward",
+                    by=":long_rope_embedding",
+                ),
             ),
         ),
     ),
@@ -47,6 +51,14 @@ def rotary_embedding(self: Any, positions: Any, query: Any, key: Any = None) -> 
         self.head_size,
         self.is_neox_style,
     )
+
+
+def long_rope_embedding(self: Any, positions: Any, query: Any, key: Any = None, offsets: Any = None) -> Any:
+    """Phi-3's LongRoPE: one table holds the short factors and, behind them, the long ones."""
+    rows = positions + self.original_max_position_embeddings if self.use_long_rope else positions
+    if offsets is not None:
+        rows = rows + offsets
+    return npu.rotary_embedding(rows, query, key, self.long_short_cos_sin_cache, self.head_size, True)
 
 
 def own_native(self: Any, *args: Any, **kwargs: Any) -> Any:
