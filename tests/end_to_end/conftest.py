@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.worker import Worker, complaints
+from tests.end_to_end.worker import Worker
 
 Generate = Callable[..., list[dict[str, Any]]]
 
@@ -37,7 +37,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     yield process
     code = process.close()
     assert code == 0, process.log_tail()
-    assert complaints(process.log()) == []
+    assert process.complaints() == []
 
 
 @pytest.fixture(scope="session")

@@ -64,6 +64,7 @@ class Worker:
             stderr=self._log,
         )
         self._buffer = b""
+        self._closing_at = 0
 
     def call(self, function: str, timeout: float = 240.0, **arguments: Any) -> Any:
         """Run `function(**arguments)` there and return what it returns (JSON types).
@@ -103,11 +104,16 @@ class Worker:
     def log(self) -> str:
         return self.log_file.read_text(encoding="utf-8", errors="replace")
 
+    def complaints(self) -> list[str]:
+        """What the process complained about while it ended. (Before, vLLM logs tracebacks of warm-ups it forgoes.)"""
+        return complaints(self.log()[self._closing_at :])
+
     def log_tail(self, lines: int = 40) -> str:
         return "\n".join(self.log().splitlines()[-lines:])
 
     def close(self, timeout: float = 60.0) -> int:
         """Let the process end by itself and return its exit code."""
+        self._closing_at = len(self.log())
         if self.process.stdin is not None and not self.process.stdin.closed:
             self.process.stdin.close()
         try:

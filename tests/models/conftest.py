@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.worker import Worker, complaints
+from tests.end_to_end.worker import Worker
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     yield process
     code = process.close()
     assert code == 0, process.log_tail()
-    assert complaints(process.log()) == []
+    assert process.complaints() == []
 
 
 @pytest.fixture(scope="module")
