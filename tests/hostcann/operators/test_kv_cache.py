@@ -21,7 +21,9 @@ def test_rows_land_in_their_slots_and_nowhere_else(dtype: torch.dtype, slots: to
     before_k, before_v = values(4, 16, 2, 32, dtype=dtype, seed=2), values(4, 16, 2, 32, dtype=dtype, seed=3)
     key_cache, value_cache = before_k.npu(), before_v.npu()
     mapping = torch.tensor([0, 63, 17], dtype=slots)
-    torch.ops.npu.npu_scatter_pa_kv_cache(key.npu(), value.npu(), key_cache, value_cache, mapping.npu(), cache_mode="Norm")
+    torch.ops.npu.npu_scatter_pa_kv_cache(
+        key.npu(), value.npu(), key_cache, value_cache, mapping.npu(), cache_mode="Norm"
+    )
     for before, new, cache in ((before_k, key, key_cache), (before_v, value, value_cache)):
         expected = before.clone().view(64, 2, 32)
         for token, slot in enumerate(mapping.tolist()):
@@ -43,7 +45,9 @@ def test_strided_sources_and_no_tokens() -> None:
 def test_the_nz_cache_holds_tiles_of_32_bytes() -> None:
     key = random(2, 2, 32, dtype=torch.float16)
     cache, other = (torch.zeros(3, 4, 16, 16, dtype=torch.float16).npu() for _ in range(2))
-    torch.ops.npu.npu_scatter_pa_kv_cache(key.npu(), key.npu(), cache, other, torch.tensor([17, 5]).npu(), cache_mode="PA_NZ")
+    torch.ops.npu.npu_scatter_pa_kv_cache(
+        key.npu(), key.npu(), cache, other, torch.tensor([17, 5]).npu(), cache_mode="PA_NZ"
+    )
     expected = torch.zeros(3, 4, 16, 16, dtype=torch.float16)
     for token, (block, row) in enumerate(((1, 1), (0, 5))):
         for column in range(64):
@@ -57,5 +61,7 @@ def test_slots_outside_the_cache_are_refused(slot: int) -> None:
     key = random(1, 2, 32, dtype=torch.float16).npu()
     cache = torch.zeros(2, 16, 2, 32, dtype=torch.float16).npu()
     with pytest.raises(RuntimeError, match=rf"slotMapping\[0\] is {slot}; allowed: 0 to .* = 31"):
-        torch.ops.npu.npu_scatter_pa_kv_cache(key, key, cache, cache.clone(), torch.tensor([slot]).npu(), cache_mode="Norm")
+        torch.ops.npu.npu_scatter_pa_kv_cache(
+            key, key, cache, cache.clone(), torch.tensor([slot]).npu(), cache_mode="Norm"
+        )
     assert not cache.any()

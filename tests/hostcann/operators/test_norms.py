@@ -34,7 +34,9 @@ def test_rms_norm_over_two_dimensions() -> None:
 def test_rms_norm_of_strided_rows_and_of_nothing() -> None:
     wide = random(6, 96, dtype=torch.bfloat16)
     gamma = random(32, dtype=torch.bfloat16, seed=1)
-    assert_close(torch.ops.npu.npu_rms_norm(wide.npu()[:, 32:64], gamma.npu(), 1e-6)[0], rms_norm(wide[:, 32:64], gamma, 1e-6))
+    assert_close(
+        torch.ops.npu.npu_rms_norm(wide.npu()[:, 32:64], gamma.npu(), 1e-6)[0], rms_norm(wide[:, 32:64], gamma, 1e-6)
+    )
     assert torch.ops.npu.npu_rms_norm(wide.npu()[:0, :32], gamma.npu(), 1e-6)[0].shape == (0, 32)
 
 

@@ -18,8 +18,19 @@ HALVES = (torch.float16, torch.bfloat16)
 class Batch:
     """Random requests over a paged cache, and their reference."""
 
-    def __init__(self, queries: list[int], keys: list[int], *, heads: int = 4, kv_heads: int = 2, size: int = 64,
-                 block: int = 128, dtype: torch.dtype = torch.bfloat16, heads_first: bool = False, seed: int = 0) -> None:
+    def __init__(
+        self,
+        queries: list[int],
+        keys: list[int],
+        *,
+        heads: int = 4,
+        kv_heads: int = 2,
+        size: int = 64,
+        block: int = 128,
+        dtype: torch.dtype = torch.bfloat16,
+        heads_first: bool = False,
+        seed: int = 0,
+    ) -> None:
         self.queries, self.keys, self.heads, self.kv_heads, self.size = queries, keys, heads, kv_heads, size
         self.block, self.scale = block, size**-0.5
         needed = [-(-k // block) for k in keys]
@@ -39,10 +50,23 @@ class Batch:
 
     def run(self, mode: int, before: int = 2147483647, after: int = 2147483647, **more: Any) -> Any:
         return torch.ops.npu.npu_fused_infer_attention_score(
-            self.query.npu(), self.cache(self.k), self.cache(self.v), atten_mask=triangle().npu() if mode else None,
-            block_table=self.table.npu(), actual_seq_lengths=list(accumulate(self.queries)),
-            actual_seq_lengths_kv=self.keys, num_heads=self.heads, num_key_value_heads=self.kv_heads, scale=self.scale,
-            pre_tokens=before, next_tokens=after, input_layout="TND", block_size=self.block, sparse_mode=mode, **more)
+            self.query.npu(),
+            self.cache(self.k),
+            self.cache(self.v),
+            atten_mask=triangle().npu() if mode else None,
+            block_table=self.table.npu(),
+            actual_seq_lengths=list(accumulate(self.queries)),
+            actual_seq_lengths_kv=self.keys,
+            num_heads=self.heads,
+            num_key_value_heads=self.kv_heads,
+            scale=self.scale,
+            pre_tokens=before,
+            next_tokens=after,
+            input_layout="TND",
+            block_size=self.block,
+            sparse_mode=mode,
+            **more,
+        )
 
     def expected(self, mode: int, before: int = 0, after: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         parts, start = [], 0
@@ -59,7 +83,9 @@ class Batch:
 @pytest.mark.parametrize("heads_first", [False, True])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (9, 3), (8, 2), (7, 1), (10, 2)])
 def test_mixed_batch(heads: int, kv_heads: int, heads_first: bool, dtype: torch.dtype) -> None:
-    batch = Batch([1, 5, 130, 1], [200, 5, 140, 128], heads=heads, kv_heads=kv_heads, heads_first=heads_first, dtype=dtype)
+    batch = Batch(
+        [1, 5, 130, 1], [200, 5, 140, 128], heads=heads, kv_heads=kv_heads, heads_first=heads_first, dtype=dtype
+    )
     out, lse = batch.run(3, softmax_lse_flag=True)
     expected, expected_lse = batch.expected(3)
     assert_close(out, expected)
@@ -120,9 +146,19 @@ def test_a_mask_that_is_not_triangular_is_refused() -> None:
     batch = Batch([1], [20])
     with pytest.raises(RuntimeError, match="attenMask must be 1 above the diagonal"):
         torch.ops.npu.npu_fused_infer_attention_score(
-            batch.query.npu(), batch.cache(batch.k), batch.cache(batch.v), atten_mask=~triangle().npu(),
-            block_table=batch.table.npu(), actual_seq_lengths=[1], actual_seq_lengths_kv=[20], num_heads=4,
-            num_key_value_heads=2, input_layout="TND", block_size=128, sparse_mode=3)
+            batch.query.npu(),
+            batch.cache(batch.k),
+            batch.cache(batch.v),
+            atten_mask=~triangle().npu(),
+            block_table=batch.table.npu(),
+            actual_seq_lengths=[1],
+            actual_seq_lengths_kv=[20],
+            num_heads=4,
+            num_key_value_heads=2,
+            input_layout="TND",
+            block_size=128,
+            sparse_mode=3,
+        )
 
 
 def test_shapes_and_types_are_those_of_the_meta_kernel() -> None:
@@ -130,9 +166,19 @@ def test_shapes_and_types_are_those_of_the_meta_kernel() -> None:
     for flag in (False, True):
         real = batch.run(3, softmax_lse_flag=flag)
         meta = torch.ops.npu.npu_fused_infer_attention_score(
-            batch.query.to("meta"), batch.k.flatten(2).to("meta"), batch.v.flatten(2).to("meta"),
-            block_table=batch.table.to("meta"), actual_seq_lengths=[1, 3], actual_seq_lengths_kv=[5, 9], num_heads=4,
-            num_key_value_heads=2, input_layout="TND", block_size=128, sparse_mode=3, softmax_lse_flag=flag)
+            batch.query.to("meta"),
+            batch.k.flatten(2).to("meta"),
+            batch.v.flatten(2).to("meta"),
+            block_table=batch.table.to("meta"),
+            actual_seq_lengths=[1, 3],
+            actual_seq_lengths_kv=[5, 9],
+            num_heads=4,
+            num_key_value_heads=2,
+            input_layout="TND",
+            block_size=128,
+            sparse_mode=3,
+            softmax_lse_flag=flag,
+        )
         assert [(t.shape, t.dtype) for t in real] == [(t.shape, t.dtype) for t in meta]
 
 
@@ -143,9 +189,16 @@ def test_any_batch(data: st.DataObject) -> None:
     keys = data.draw(st.lists(st.integers(0, 150), min_size=count, max_size=count))
     queries = [data.draw(st.integers(0, max(1, min(20, k)))) for k in keys]
     kv_heads = data.draw(st.integers(1, 3))
-    batch = Batch(queries, keys, kv_heads=kv_heads, heads=kv_heads * data.draw(st.integers(1, 5)),
-                  size=data.draw(st.sampled_from([16, 64])), heads_first=data.draw(st.booleans()),
-                  dtype=data.draw(st.sampled_from(HALVES)), seed=data.draw(st.integers(0, 99)))
+    batch = Batch(
+        queries,
+        keys,
+        kv_heads=kv_heads,
+        heads=kv_heads * data.draw(st.integers(1, 5)),
+        size=data.draw(st.sampled_from([16, 64])),
+        heads_first=data.draw(st.booleans()),
+        dtype=data.draw(st.sampled_from(HALVES)),
+        seed=data.draw(st.integers(0, 99)),
+    )
     window = data.draw(st.one_of(st.none(), st.integers(0, 40)))
     mode, before = (3, 0) if window is None else (4, window)
     out = batch.run(mode) if window is None else batch.run(mode, before, 0)

@@ -43,8 +43,16 @@ def test_multimodal_sections(cache_mode: str) -> None:
     positions = torch.tensor([[1, 2], [5, 6], [30, 40]])
     cache = table(64, 128, torch.float32)
     q = random(2, 128, dtype=torch.float32)
-    out = torch.ops.npu.npu_mrope(positions.npu(), q.npu(), q.npu(), cache.npu(), 128, mrope_section=sections,
-                              rotary_mode="half", cache_mode=cache_mode)[0]
+    out = torch.ops.npu.npu_mrope(
+        positions.npu(),
+        q.npu(),
+        q.npu(),
+        cache.npu(),
+        128,
+        mrope_section=sections,
+        rotary_mode="half",
+        cache_mode=cache_mode,
+    )[0]
     source = torch.zeros(64, dtype=torch.int64)
     if cache_mode == "default":
         source = torch.repeat_interleave(torch.arange(3), torch.tensor(sections))

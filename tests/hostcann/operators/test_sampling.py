@@ -42,7 +42,13 @@ def test_ties_with_the_kth_value_stay() -> None:
 
 
 @settings(max_examples=20, deadline=None)
-@given(rows=st.integers(1, 4), n=st.integers(1, 40), k=st.integers(-1, 45), p=st.floats(0.05, 0.95), seed=st.integers(0, 99))
+@given(
+    rows=st.integers(1, 4),
+    n=st.integers(1, 40),
+    k=st.integers(-1, 45),
+    p=st.floats(0.05, 0.95),
+    seed=st.integers(0, 99),
+)
 def test_any_size(rows: int, n: int, k: int, p: float, seed: int) -> None:
     logits = random(rows, n, dtype=torch.float32, seed=seed)
     ks, ps = torch.full((rows,), k, dtype=torch.int32), torch.full((rows,), p)

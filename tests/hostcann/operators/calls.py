@@ -1,0 +1,139 @@
+"""Calls to libopapi without torch-npu in between: arguments that torch-npu would never pass down."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any
+
+DTYPES = {
+    "float32": 0,
+    "float16": 1,
+    "int8": 2,
+    "int32": 3,
+    "uint8": 4,
+    "int64": 9,
+    "float64": 11,
+    "bool": 12,
+    "bfloat16": 27,
+}
+BUFFER_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class T:
+    """A tensor argument over device memory (or, with `host`, over ordinary memory)."""
+
+    shape: tuple[int, ...]
+    dtype: str = "float16"
+    strides: tuple[int, ...] | None = None
+    host: bool = False
+
+
+# The order of aclnnXxxGetWorkspaceSize. t tensor, l list of tensors, a integers, i int64, d double, b bool, s string.
+_FIA_TENSORS = (
+    "t:query l:key l:value t:pseShift t:attenMask a:actualSeqLengths a:actualSeqLengthsKv t:deqScale1 t:quantScale1"
+    " t:deqScale2 t:quantScale2 t:quantOffset2 t:antiquantScale t:antiquantOffset t:blockTable t:queryPaddingSize"
+    " t:kvPaddingSize t:keyAntiquantScale t:keyAntiquantOffset t:valueAntiquantScale t:valueAntiquantOffset"
+    " t:keySharedPrefix t:valueSharedPrefix a:actualSharedPrefixLen t:queryRope t:keyRope t:keyRopeAntiquantScale"
+)
+_FIA_NUMBERS = (
+    " i:numHeads d:scaleValue i:preTokens i:nextTokens s:inputLayout i:numKeyValueHeads i:sparseMode i:innerPrecise"
+    " i:blockSize i:antiquantMode b:softmaxLseFlag i:keyAntiquantMode i:valueAntiquantMode"
+)
+_ROPE = "t:positions t:query t:key t:cosSinCache a:mropeSection i:headSize b:isNeoxStyle"
+SIGNATURES = {
+    "aclnnRmsNorm": "t:x t:gamma d:epsilon t:yOut t:rstdOut",
+    "aclnnGemmaRmsNorm": "t:x t:gamma d:epsilon t:yOut t:rstdOut",
+    "aclnnAddRmsNorm": "t:x1 t:x2 t:gamma d:epsilon t:yOut t:rstdOut t:xOut",
+    "aclnnSwiGlu": "t:x i:dim t:out",
+    "aclnnFastGelu": "t:self t:out",
+    "aclnnGelu": "t:self t:out",
+    "aclnnSilu": "t:self t:out",
+    "aclnnGeluV2": "t:x i:approximate t:y",
+    "aclnnApplyTopKTopP": "t:logits t:p t:k t:out",
+    "aclnnRotaryPositionEmbedding": "t:x t:cos t:sin i:mode t:out",
+    "aclnnApplyRotaryPosEmbV2": "t:query t:key t:cos t:sin i:layout s:rotaryMode",
+    "aclnnRopeWithSinCosCache": _ROPE + " t:queryOut t:keyOut",
+    "aclnnRopeWithSinCosCacheV2": _ROPE + " i:cacheMode t:queryOut t:keyOut",
+    "aclnnScatterPaKvCache": "t:key t:keyCache t:slotMapping t:value t:valueCache t:compressLens t:compressSeqOffset"
+    " t:seqLens s:cacheMode s:scatterMode a:strides a:offsets",
+    "aclnnFlashAttentionVarLenScore": "t:query t:key t:value t:realShift t:dropMask t:paddingMask t:attenMask a:prefix"
+    " a:actualSeqQLen a:actualSeqKvLen d:scaleValue d:keepProb i:preTokens i:nextTokens i:headNum s:inputLayout"
+    " i:innerPrecise i:sparseMode t:softmaxMax t:softmaxSum t:softmaxOut t:attentionOut",
+    "aclnnFusedInferAttentionScoreV3": _FIA_TENSORS + _FIA_NUMBERS + " t:attentionOut t:softmaxLse",
+    "aclnnFusedInferAttentionScoreV5": _FIA_TENSORS
+    + " t:dequantScaleQuery t:learnableSink t:qStartIdx t:kvStartIdx"
+    + _FIA_NUMBERS
+    + " i:queryQuantMode i:pseType t:attentionOut t:softmaxLse",
+}
+_CTYPES = {"i": ctypes.c_int64, "d": ctypes.c_double, "b": ctypes.c_bool, "s": ctypes.c_char_p}
+
+
+class Opapi:
+    """libopapi through ctypes."""
+
+    def __init__(self, library: ctypes.CDLL, messages: ctypes.CDLL, buffer: Any) -> None:
+        self._library, self._messages, self._buffer = library, messages, buffer
+        self._host = ctypes.create_string_buffer(1 << 16)
+        for name in ("aclCreateTensor", "aclCreateTensorList", "aclCreateIntArray"):
+            getattr(library, name).restype = ctypes.c_void_p
+        messages.aclGetRecentErrMsg.restype = ctypes.c_char_p
+
+    def _integers(self, values: Any) -> Any:
+        return (ctypes.c_int64 * max(1, len(values)))(*values)
+
+    def tensor(self, spec: T | None) -> ctypes.c_void_p:
+        if spec is None:
+            return ctypes.c_void_p(None)
+        strides, step = [], 1
+        for size in reversed(spec.shape):
+            strides.insert(0, step)
+            step *= size
+        strides = list(spec.strides or strides)
+        address = ctypes.addressof(self._host) if spec.host else self._buffer.data_ptr()
+        dims = self._integers(spec.shape)
+        return ctypes.c_void_p(
+            self._library.aclCreateTensor(
+                dims,
+                ctypes.c_uint64(len(spec.shape)),
+                DTYPES[spec.dtype],
+                self._integers(strides),
+                ctypes.c_int64(0),
+                2,
+                dims,
+                ctypes.c_uint64(len(spec.shape)),
+                ctypes.c_void_p(address),
+            )
+        )
+
+    def _argument(self, kind: str, value: Any) -> Any:
+        if kind == "t":
+            return self.tensor(value)
+        if kind == "l":
+            specs = value if isinstance(value, list) else [value]
+            tensors = (ctypes.c_void_p * max(1, len(specs)))(*(self.tensor(spec) for spec in specs))
+            return ctypes.c_void_p(self._library.aclCreateTensorList(tensors, ctypes.c_uint64(len(specs))))
+        if kind == "a":
+            if value is None:
+                return ctypes.c_void_p(None)
+            return ctypes.c_void_p(self._library.aclCreateIntArray(self._integers(value), ctypes.c_uint64(len(value))))
+        return _CTYPES[kind](value.encode() if kind == "s" and value is not None else value)
+
+    def check(self, operator: str, arguments: dict[str, Any]) -> tuple[int, str]:
+        """Return code and message of the operator's first phase."""
+        words = [word.split(":") for word in SIGNATURES[operator].split()]
+        defaults = {"i": 0, "d": 0.0, "b": False}
+        values = [self._argument(kind, arguments.get(name, defaults.get(kind))) for kind, name in words]
+        unknown = set(arguments) - {name for _, name in words}
+        assert not unknown, unknown
+        size, executor = ctypes.c_uint64(1), ctypes.c_void_p()
+        code = getattr(self._library, operator + "GetWorkspaceSize")(
+            *values, ctypes.byref(size), ctypes.byref(executor)
+        )
+        if code == 0:
+            assert size.value == 0 and executor.value
+            self._library.aclDestroyAclOpExecutor(executor)
+            return 0, ""
+        assert not executor.value
+        return code, self._messages.aclGetRecentErrMsg().decode()
