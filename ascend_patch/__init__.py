@@ -7,6 +7,9 @@ import os as _os
 
 VARIABLE = "VLLM_ASCEND_AUTOPATCH"
 
+# Whether somebody said yes or no; a process that we reach only as a vLLM plugin was not asked for.
+requested = VARIABLE in _os.environ
+
 # True when this process is to be patched; decided once, here.
 active = _os.environ.setdefault(VARIABLE, "1").strip().lower() not in ("", "0", "false", "no", "off")
 

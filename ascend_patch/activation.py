@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import ascend_patch
 from ascend_patch import _boot, environment
 from ascend_patch.engine.errors import OverlayError, RequiredPatchError
 from ascend_patch.engine.finder import HookFinder
@@ -33,6 +34,7 @@ class _Activation:
     lock: threading.RLock = field(default_factory=threading.RLock)
     finder: HookFinder | None = None
     decided: bool = False
+    asked_for: bool = True
     reason: str = "vllm has not been imported"
     blocker: Exception | None = None
     recorder: Any = None
@@ -71,6 +73,8 @@ def _replace_in_meta_path(old: object, new: HookFinder) -> None:
 def catch_up() -> None:
     """The overlay came after the package: patch what is there, rewrite aliases, name the early importers."""
     if _boot.PACKAGE in sys.modules:
+        # vLLM loads every installed plugin. One that nobody asked for must not talk on a machine with GPUs.
+        _state.asked_for = ascend_patch.requested
         activate()
         if any(gate in sys.modules for gate in START_GATES):
             _refuse_if_blocked(None)
@@ -78,8 +82,6 @@ def catch_up() -> None:
 
 def plugin() -> None:
     """The ``vllm.general_plugins`` entry point: the second way in, for processes that the first did not reach."""
-    import ascend_patch
-
     if ascend_patch.active:
         _boot.install()
         catch_up()
@@ -140,7 +142,7 @@ def _activate() -> None:
         _state.reason = device.reason
         _, first = recording.current_run()
         if first:
-            log.warning("inactive: %s", device.reason)
+            log.log(logging.WARNING if _state.asked_for else logging.INFO, "inactive: %s", device.reason)
         return
     rival = environment.installed_version(RIVAL)
     if rival is not None:

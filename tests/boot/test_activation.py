@@ -155,6 +155,11 @@ activation.plugin()
 """
 
 
+def test_a_plugin_nobody_asked_for_is_silent_without_an_npu(site: Site) -> None:
+    done = site.run("import vllm\nfrom ascend_patch.activation import plugin\nplugin()\nprint(vllm.core.device())")
+    assert (done.stdout.strip(), done.stderr) == ("cuda", "")
+
+
 def test_undo_from_the_public_api(site: Site) -> None:
     code = IMPORT + "\nprint(ascend_patch.undo().undone, vllm.core.device(), ascend_patch.status()[0].state.value)"
     assert site.run(code, environ=HOST, prelude=True).stdout.split() == ["npu", "('core.device',)", "cuda", "disabled"]

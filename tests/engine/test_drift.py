@@ -335,3 +335,11 @@ def test_decision_and_contract_types_are_plain_data(toy: Toy) -> None:
     assert isinstance(decision, Decision) and isinstance(
         toy.contracts(registry_of(REPLACE)).targets["toy.core:greet"], Contract
     )
+
+
+def test_adding_over_an_inherited_attribute_is_no_drift(toy: Toy) -> None:
+    registry = registry_of(Add("toy.core:Small.start", by="toyfunctions:start"))
+    for contracts in (toy.contracts(registry), ContractSet("1.0", {})):
+        assert toy.plan(registry, contracts=contracts).decisions["toy.p0"].accepted
+    toy.edit("toy/core.py", "class Small(Engine):", "class Small(Engine):\n    def start(self): ...\n")
+    assert "upstream now has it" in toy.plan(registry).decisions["toy.p0"].reason

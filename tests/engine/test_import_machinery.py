@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,20 @@ def test_modules_look_untouched(toy: Toy) -> None:
     patched, plain = toy.module("toy.core"), toy.module("toy.other")
     assert type(patched.__spec__.loader) is type(plain.__spec__.loader)
     assert patched.__loader__ is patched.__spec__.loader and patched.__file__ == patched.__spec__.origin
+
+
+def test_finders_in_front_of_ours_are_asked_once(toy: Toy) -> None:
+    toy.overlay(GREET).install()
+    asked: list[str] = []
+
+    class Front:
+        @staticmethod
+        def find_spec(name: str, path: object = None, target: object = None) -> None:
+            asked.append(name)
+
+    sys.meta_path.insert(0, Front)  # type: ignore[arg-type]  # taken out again by the fixture
+    assert toy.module("toy.core").greet("x") == "patched x!"
+    assert asked.count("toy.core") == 1
 
 
 def test_the_loader_is_upstreams_while_the_module_executes(toy: Toy) -> None:
