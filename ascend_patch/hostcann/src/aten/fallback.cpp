@@ -3,6 +3,9 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/empty.h>
 #include <c10/core/DeviceGuard.h>
+#include <c10/core/GradMode.h>
+
+#include <algorithm>
 
 #include "accesses.h"
 #include "alias.h"
@@ -241,6 +244,23 @@ void Fallback::operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet
   const size_t first_result = stack->size() - plan_.returns;
   for (uint16_t i = 0; i < plan_.returns; ++i) convert_result(plan_.results[i], (*stack)[first_result + i], call);
   if (C10_UNLIKELY(accesses_are_checked())) check_results(plan_, *stack, call);
+}
+
+void AutogradBypass::operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet, Stack* stack) {
+  const auto needs_gradient = [](const c10::IValue& value) {
+    if (value.isTensor()) return value.toTensor().defined() && value.toTensor().requires_grad();
+    if (!value.isTensorList()) return false;
+    const auto tensors = value.toTensorVector();
+    return std::any_of(tensors.begin(), tensors.end(), [](const at::Tensor& tensor) { return tensor.requires_grad(); });
+  };
+  const auto first = stack->end() - static_cast<std::ptrdiff_t>(arguments_);
+  if (c10::GradMode::is_enabled() && std::any_of(first, stack->end(), needs_gradient)) {
+    // The autograd kernel is the same for every device; it comes back to the fallback below autograd.
+    handle.callBoxedForDispatchKey(c10::DispatchKey::AutogradCPU, *stack);
+    return;
+  }
+  const at::AutoDispatchBelowADInplaceOrView below_autograd;
+  handle.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::PrivateUse1), stack);
 }
 
 }  // namespace hostcann::aten

@@ -18,4 +18,15 @@ class Fallback final : public c10::OperatorKernel {
   OperatorPlan plan_;
 };
 
+// For operators to which torch-npu gives an autograd kernel of its own, which calls NPU kernels directly: goes to the
+// fallback where no gradient is needed, else through PyTorch's own autograd kernel or decomposition.
+class AutogradBypass final : public c10::OperatorKernel {
+ public:
+  explicit AutogradBypass(const c10::OperatorHandle& handle) : arguments_(handle.schema().arguments().size()) {}
+  void operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet keys, torch::jit::Stack* stack);
+
+ private:
+  size_t arguments_;
+};
+
 }  // namespace hostcann::aten

@@ -32,9 +32,10 @@ std::vector<c10::RegistrationHandleRAII>& registrations() {
   return *handles;
 }
 
-void replace(const c10::OperatorName& name, c10::KernelFunction kernel) {
-  registrations().push_back(c10::Dispatcher::singleton().registerImpl(
-      name, c10::DispatchKey::PrivateUse1, std::move(kernel), std::nullopt, nullptr, "hostcann"));
+void replace(const c10::OperatorName& name, c10::KernelFunction kernel,
+             c10::DispatchKey key = c10::DispatchKey::PrivateUse1) {
+  registrations().push_back(c10::Dispatcher::singleton().registerImpl(name, key, std::move(kernel), std::nullopt,
+                                                                      nullptr, "hostcann"));
 }
 
 int install() {
@@ -54,8 +55,13 @@ int install() {
       replace(name, c10::KernelFunction::makeFromUnboxedFunction(TORCH_FN(to_copy)));
     } else if (handle->hasKernelForDispatchKey(c10::DispatchKey::CPU) ||
                handle->hasKernelForDispatchKey(c10::DispatchKey::CompositeExplicitAutograd) ||
+               handle->hasKernelForDispatchKey(c10::DispatchKey::CompositeExplicitAutogradNonFunctional) ||
                handle->hasKernelForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd)) {
       replace(name, c10::KernelFunction::makeFromBoxedFunctor(std::make_unique<Fallback>(*handle)));
+      if (handle->hasKernelForDispatchKey(c10::DispatchKey::AutogradPrivateUse1)) {
+        replace(name, c10::KernelFunction::makeFromBoxedFunctor(std::make_unique<AutogradBypass>(*handle)),
+                c10::DispatchKey::AutogradPrivateUse1);
+      }
     } else {
       continue;  // one of torch-npu's own operators
     }
