@@ -20,9 +20,7 @@ def _triangle(device: torch.device) -> torch.Tensor:
     return torch.ones((2048, 2048), dtype=torch.int8).triu(1).to(device=device, dtype=torch.bool)
 
 
-def _sparsity(
-    device: torch.device, causal: bool, window: int | None
-) -> tuple[torch.Tensor | None, int, int, int]:
+def _sparsity(device: torch.device, causal: bool, window: int | None) -> tuple[torch.Tensor | None, int, int, int]:
     """(mask, sparse mode, tokens before, tokens after) for the fused operators; sequences are aligned at their ends."""
     if not causal:
         if window is not None:

@@ -54,9 +54,7 @@ def compute_slot_mapping(
     slot_mapping[tokens:].fill_(-1)
 
 
-def context_slots(
-    block_table: torch.Tensor, kv_lens: list[int], block_size: int
-) -> tuple[torch.Tensor, list[int]]:
+def context_slots(block_table: torch.Tensor, kv_lens: list[int], block_size: int) -> tuple[torch.Tensor, list[int]]:
     """The cache slots of whole contexts, for operators that cannot follow a block table.
 
     Args:

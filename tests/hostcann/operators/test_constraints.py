@@ -1,4 +1,4 @@
-"""Every row of every constraint table, violated once: the code, and a message that says what, what is allowed, and where."""
+"""Every row of every constraint table, violated once: the code, and a message with value, limit and source."""
 
 from __future__ import annotations
 

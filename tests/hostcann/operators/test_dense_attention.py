@@ -1,4 +1,4 @@
-"""Attention over keys and values given as they are: FIA without a block table, and flash attention for packed sequences."""
+"""Attention over keys and values given as they are: FIA without a block table, and packed flash attention."""
 
 from __future__ import annotations
 

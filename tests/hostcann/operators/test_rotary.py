@@ -19,7 +19,7 @@ def test_by_position(head_size: int, rotary: int, neox: bool, dtype: torch.dtype
     cache = table(100, rotary, dtype)
     q, k = random(5, 4 * head_size, dtype=dtype), random(5, 2 * head_size, dtype=dtype, seed=1)
     mode = "half" if neox else "interleave"
-    args = dict(mrope_section=[0, 0, 0], rotary_mode=mode)
+    args = {"mrope_section": [0, 0, 0], "rotary_mode": mode}
     q_out, k_out = torch.ops.npu.npu_mrope(positions.npu(), q.npu(), k.npu(), cache.npu(), head_size, **args)
     cos, sin = cache[positions].chunk(2, -1)
     assert_close(q_out, rotate(q, cos, sin, head_size, neox))
