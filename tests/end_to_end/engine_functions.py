@@ -21,6 +21,8 @@ def load(name: str, model: str, **options: Any) -> dict[str, Any]:
         "max_num_seqs": 8,
         "enforce_eager": True,
         "kv_cache_memory_bytes": SMALL_CACHE_BYTES,
+        # Several engines share the device: each asks for a small part of it.
+        "gpu_memory_utilization": 0.05,
         **options,
     }
     llm = LLM(model, **settings)
