@@ -1,0 +1,141 @@
+"""The build: keys, lock, messages. No test compiles the real libraries; a small stand-in compiler writes the files."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ascend_patch.hostcann import HostCannError, _build, _paths, _toolchain
+
+FAKE = """#!/bin/sh
+echo "$@" >> "$HOSTCANN_FAKE_LOG"
+sleep 0.02
+while [ $# -gt 0 ]; do
+  if [ "$1" = -o ]; then echo object > "$2"; fi
+  shift
+done
+"""
+
+
+@pytest.fixture
+def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A compiler that succeeds at once and logs its calls; the cache is empty."""
+    path = tmp_path / "fake-c++"
+    path.write_text(FAKE)
+    path.chmod(0o755)
+    monkeypatch.setenv("CXX", str(path))
+    monkeypatch.setenv("HOSTCANN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HOSTCANN_FAKE_LOG", str(tmp_path / "calls"))
+    return path
+
+
+def calls(tmp_path: Path) -> list[str]:
+    log = tmp_path / "calls"
+    return log.read_text().splitlines() if log.exists() else []
+
+
+def test_a_second_build_compiles_nothing(compiler: Path, tmp_path: Path) -> None:
+    folder = _build.build()
+    assert (folder / "libascendcl.so").exists() and (folder / "build.json").exists()
+    count = len(calls(tmp_path))
+    assert count > 10
+    assert _build.build() == folder and len(calls(tmp_path)) == count
+    assert not list((tmp_path / "cache").glob("staging-*"))
+
+
+def test_the_key_follows_sources_torch_and_compiler(
+    compiler: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toolchain = _toolchain.Toolchain.require()
+    first = _toolchain.Plan().build_key(toolchain)
+    assert _toolchain.Plan().build_key(toolchain) == first
+    plan = _toolchain.Plan()
+    library = next(iter(plan.units))
+    unit = next(iter(plan.units[library]))
+    plan.units[library][unit] += b"\n"
+    assert plan.build_key(toolchain) != first
+    plan = _toolchain.Plan()
+    plan.torch_version = b"9.9"
+    assert plan.build_key(toolchain) != first
+    compiler.write_text(FAKE + "# newer\n")
+    assert _toolchain.Plan().build_key(_toolchain.Toolchain.require()) != first
+
+
+def test_only_a_changed_unit_is_compiled_again(compiler: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _build.build()
+    before = len(calls(tmp_path))
+    original = _toolchain.Plan.units.func  # type: ignore[attr-defined]
+
+    def changed(self: Any) -> Any:
+        units = original(self)
+        library = next(library for library in units if library.name == "ascendcl")
+        units[library][next(iter(units[library]))] += b"// changed\n"
+        return units
+
+    from functools import cached_property
+
+    replacement = cached_property(changed)
+    replacement.__set_name__(_toolchain.Plan, "units")
+    monkeypatch.setattr(_toolchain.Plan, "units", replacement)
+    _build.build()
+    new = calls(tmp_path)[before:]
+    assert sum(" -c " in f" {line} " for line in new) == 1
+
+
+def test_processes_that_start_together_build_once(compiler: Path, tmp_path: Path) -> None:
+    source = "from ascend_patch.hostcann import _build; print(_build.build())"
+    environment = {**os.environ, "PYTHONPATH": str(Path(_paths.__file__).parents[2])}
+    processes = [subprocess.Popen([sys.executable, "-c", source], env=environment, stdout=subprocess.PIPE,
+                                  stderr=subprocess.DEVNULL, text=True) for _ in range(3)]
+    folders = {process.communicate(timeout=60)[0].strip() for process in processes}
+    assert len(folders) == 1 and all(process.returncode == 0 for process in processes)
+    compiled = [line for line in calls(tmp_path) if " -c " in f" {line} "]
+    plan = _toolchain.Plan()
+    assert len(compiled) == sum(len(plan.compilations(library)) for library in plan.units)
+
+
+def test_a_missing_compiler_is_one_line_with_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOSTCANN_CACHE", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(HostCannError, match=r"none of c\+\+, g\+\+ and clang\+\+ was found; install one"):
+        _build.build()
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(HostCannError, match="CXX=no-such-compiler was not found"):
+        _build.build()
+
+
+def test_without_a_compiler_an_existing_build_is_used(
+    compiler: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = _build.build()
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    monkeypatch.delenv("CXX")
+    assert _build.build() == folder
+
+
+def test_a_failed_compilation_names_the_unit_the_error_and_the_log(compiler: Path, tmp_path: Path) -> None:
+    compiler.write_text('#!/bin/sh\necho "x.cpp:1:1: error: no such thing" >&2\nexit 1\n')
+    with pytest.raises(HostCannError, match="error: no such thing; full output in (.*log)") as caught:
+        _build.build()
+    log = Path(str(caught.value).split("full output in ")[1].split(". GCC")[0])
+    assert "error: no such thing" in log.read_text()
+    assert _build.find() is None
+
+
+def test_clean_empties_the_cache(compiler: Path) -> None:
+    _build.build()
+    _build.clean()
+    assert _build.find() is None and not list(_paths.cache_root().glob("*/"))
+
+
+def test_the_command_line(compiler: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(_paths.__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-m", "ascend_patch.hostcann", "info"], env=environment, capture_output=True,
+                          text=True, timeout=60)
+    assert done.returncode == 0 and "not built" in done.stdout and "aclrtIpcMemGetExportKey" in done.stdout
