@@ -7,8 +7,8 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from .contract_checking import describe
-from .contracts import ABSENT, Contract, ContractSet, site_key
+from .contract_checking import Finding, describe
+from .contracts import ABSENT, Contract, ContractSet, ContractStore, site_key
 from .errors import RewriteError, SourceError
 from .registry import Registry
 from .sources import SourceFile, SourceTree
@@ -28,6 +28,28 @@ def build(tree: SourceTree, registry: Registry, version: str | None = None) -> C
     variants = [item for patch in registry for item in patch.variants if fits(version, item.versions)]
     rewrites = [rewrite for variant in variants for rewrite in variant.rewrites]
     return build_for(tree, rewrites, release_of(version))
+
+
+def check_overrides(tree: SourceTree, registry: Registry, store: ContractStore) -> tuple[Finding, ...]:
+    """Subclasses that override a target and did not in the nearest known version: they escape the patch.
+
+    Needs a scan of the whole package (seconds), so it is part of a verification, not of a start.
+    """
+    built = build(tree, registry).targets
+    findings = []
+    for variant in (variant_for(patch.variants, tree.version) for patch in registry):
+        if variant is None:
+            continue
+        nearest = list(store.by_distance(tree.version, variant.versions))
+        for rewrite in variant.rewrites:
+            known = next((item for item in nearest if rewrite.target in item.targets), None)
+            if known is None or rewrite.target not in built:
+                continue
+            added = set(built[rewrite.target].overridden_by) - set(known.targets[rewrite.target].overridden_by)
+            if added:
+                text = f"{', '.join(sorted(added))} overrides it since {known.version}"
+                findings.append(Finding(rewrite.target, "overridden", text, known.version))
+    return tuple(findings)
 
 
 def build_for(tree: SourceTree, rewrites: Iterable[Rewrite], version: str) -> ContractSet:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import textwrap
 import venv
 from collections.abc import Mapping
@@ -100,9 +99,3 @@ def site(tmp_path: Path) -> Site:
 
     (site.packages / "packaging").symlink_to(Path(packaging.__file__).parent)
     return site
-
-
-@pytest.fixture(scope="session")
-def interpreter() -> str:
-    """The interpreter that runs the tests."""
-    return sys.executable

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ascend_patch.engine.contract_building import build
+from ascend_patch.engine.contract_building import build, check_overrides
 from ascend_patch.engine.contract_checking import find_moved
 from ascend_patch.engine.contracts import Contract, ContractSet, ContractStore, site_key
 from ascend_patch.engine.errors import ContractError
@@ -289,6 +289,11 @@ def test_an_added_subclass_shows_in_the_contract(toy: Toy) -> None:
     toy.write("toy/derived.py", "import toy.core\nclass Big(toy.core.Engine):\n    def stop(self): return 'big'\n")
     after = toy.contracts(registry).targets["toy.core:Engine.stop"]
     assert set(after.overridden_by) - set(before.overridden_by) == {"toy.derived:Big"}
+    store = ContractStore.of([ContractSet("1.0", {"toy.core:Engine.stop": before})])
+    (finding,) = check_overrides(toy.tree, registry, store)
+    assert finding.drifted and "toy.derived:Big overrides it since 1.0" in finding.text
+    store = ContractStore.of([ContractSet("1.0", {"toy.core:Engine.stop": after})])
+    assert check_overrides(toy.tree, registry, store) == ()
 
 
 def test_contracts_survive_a_file(toy: Toy, tmp_path: object) -> None:
