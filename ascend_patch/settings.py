@@ -26,6 +26,7 @@ _KEYS = (*_LISTS, "strict", "device")
 _VARIABLES = {
     "disable": "VLLM_ASCEND_PATCH_DISABLE",
     "only": "VLLM_ASCEND_PATCH_ONLY",
+    "enable": "VLLM_ASCEND_PATCH_ENABLE",
     "strict": "VLLM_ASCEND_PATCH_STRICT",
     "device": "ASCEND_PATCH_DEVICE",
 }

@@ -39,6 +39,7 @@ class NPUPlatform(Platform):
     additional_env_vars: ClassVar[list[str]] = [
         "VLLM_ASCEND_AUTOPATCH",
         "VLLM_ASCEND_PATCH_DISABLE",
+        "VLLM_ASCEND_PATCH_ENABLE",
         "VLLM_ASCEND_PATCH_ONLY",
         "VLLM_ASCEND_PATCH_STRICT",
         "ASCEND_PATCH_DEVICE",

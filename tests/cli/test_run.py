@@ -115,7 +115,6 @@ def test_the_environments_own_lists_are_kept(toy: Toy) -> None:
     assert changes["VLLM_ASCEND_PATCH_DISABLE"] == "life.stop"
 
 
-@pytest.mark.xfail(strict=True, reason="the settings do not read VLLM_ASCEND_PATCH_ENABLE yet, so run refuses")
 def test_enable_overrules_the_project_file(toy: Toy) -> None:
     (toy.project / "ascend_patch.toml").write_text('disable = ["life.stop"]\n')
     result = toy("run", "--enable", "life.stop", "--dry-run", "--json", "--", "job")
