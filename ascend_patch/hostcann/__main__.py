@@ -38,7 +38,7 @@ def _info() -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m ascend_patch.hostcann", description="CANN for the CPU: its build.")
-    parser.add_argument("command", choices=["build", "info", "clean"], help="build it, say what there is, empty the cache")
+    parser.add_argument("command", choices=["build", "info", "clean"], help="build it, describe it, empty the cache")
     command = parser.parse_args().command
     try:
         if command == "build":

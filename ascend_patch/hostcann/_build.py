@@ -121,7 +121,7 @@ def _build(plan: Plan, toolchain: Toolchain, root: Path, target: Path) -> None:
         (staging / "build.json").write_text(json.dumps(
             {"compiler": list(toolchain.command), "torch": str(plan.torch), "time": time.time()}, indent=1))
         staging.chmod(0o755)
-        os.rename(staging, target)
+        staging.rename(target)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
@@ -144,7 +144,7 @@ def _compile_all(plan: Plan, toolchain: Toolchain, root: Path, missing: list[tup
         source = ["-x", "c++", "-"] if unity else [str(compilation.units[0])]
         log_name = compilation.name.replace("/", "-").replace("*", "all")
         _run([*toolchain.command, *flags, "-c", *source, "-o", str(temporary)], root, log_name, compilation.name, unity)
-        os.replace(temporary, result)
+        temporary.replace(result)
         progress.step(compilation.name, time.monotonic() - start)
 
     with ThreadPoolExecutor(PARALLEL) as pool:

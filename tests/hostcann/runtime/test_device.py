@@ -26,7 +26,7 @@ print(p.name, p.total_memory, p.cube_core_num, p.vector_core_num)
 )
 def test_properties_follow_the_soc(run: Any, soc: str, cube: int, vector: int) -> None:
     out = run(PROPERTIES, HOSTCANN_SOC=soc, HOSTCANN_MEMORY="3GiB").stdout
-    name, _, rest = out.strip().splitlines()[-1].partition(" ")
+    name, _, rest = next(line for line in out.splitlines() if line.startswith("Ascend")).partition(" ")
     assert name == soc
     assert rest.split()[-2:] == [str(cube), str(vector)]
 
@@ -50,9 +50,11 @@ def test_several_devices_have_their_own_memory(run: Any) -> None:
     out = run(
         """
         assert torch.npu.device_count() == 3
+        first = torch.empty(1, device="npu:0")  # torch-npu switches to a device only once it was used
         a = torch.ones(30 << 20, dtype=torch.uint8, device="npu:1")
-        assert torch.npu.mem_get_info(0)[0] == 64 << 20, torch.npu.mem_get_info(0)
-        assert torch.npu.mem_get_info(1)[0] < 40 << 20
+        assert torch.npu.mem_get_info(0)[0] > 124 << 20, torch.npu.mem_get_info(0)
+        assert torch.ones(1, device="npu").device.index == 0
+        assert torch.npu.mem_get_info(1)[0] < 100 << 20
         b = a.to("npu:2")
         assert b.device.index == 2 and (a + a).device.index == 1
         try:

@@ -136,7 +136,7 @@ def test_indexing_and_shapes(torch_on_npu: ModuleType) -> None:
             lambda x, i: x.flip(0),
             lambda x, i: x.roll(1, 0),
             lambda x, i: x.repeat(2, *[1] * (x.dim() - 1)),
-            lambda x, i: x.tril() if x.dim() == 2 else x.tril(),
+            lambda x, i: x.tril(),
             lambda x, i: x.masked_fill(x > 0.7, -1.0),
             lambda x, i: torch.where(x > 0.5, x, -x),
             lambda x, i: x[x > 0.6],

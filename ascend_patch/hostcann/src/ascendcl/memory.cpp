@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
@@ -252,8 +253,9 @@ ACL_API aclError aclrtHostUnregister(void* address) {
 
 // attr selects the memory (DDR, HBM, page size); a host CANN has one kind, so every attr gives the same answer.
 ACL_API aclError aclrtGetMemInfo(int /*attr*/, size_t* free_bytes, size_t* total_bytes) {
-  const int device = current_device();
-  if (device < 0) return fail(kRtContextNull, "aclrtGetMemInfo: no device is set on this thread");
+  // torch-npu asks for the properties of a device before it has set one: device 0 is meant.
+  const int device = std::max(current_device(), 0);
+  if (device >= device_count()) return fail(kRtContextNull, "aclrtGetMemInfo: no device is visible");
   *total_bytes = static_cast<size_t>(config().memory_bytes);
   *free_bytes = *total_bytes - used_bytes(device);
   return kSuccess;

@@ -4,6 +4,7 @@
 #include <ATen/ops/empty.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/GradMode.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <algorithm>
 
@@ -19,6 +20,12 @@ namespace hostcann::aten {
 namespace {
 
 using torch::jit::Stack;
+
+// The device torch-npu regards as current. It switches lazily, so that the runtime's device may be an earlier one.
+c10::Device logical_device() {
+  static const c10::impl::VirtualGuardImpl guard(kNpu);
+  return guard.getDevice();
+}
 
 struct Pair {
   at::Tensor npu;
@@ -49,7 +56,7 @@ class Call {
   }
 
   void use_device(c10::Device device) {
-    if (device.index() < 0) device.set_index(static_cast<c10::DeviceIndex>(std::max(current_device(), 0)));
+    if (device.index() < 0) device = logical_device();
     TORCH_CHECK(!has_device_ || device == device_, "Expected all tensors to be on the same device, but found at least ",
                 "two devices, ", device_, " and ", device, "! (aten::", plan_.name, ")");
     device_ = device;
@@ -224,7 +231,7 @@ void Fallback::operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet
   if (C10_UNLIKELY(call.pairs().empty() && call.has_device())) initialise_device(call.device());
 
   c10::OptionalDeviceGuard device_guard;
-  if (C10_UNLIKELY(call.device().index() != current_device())) device_guard.reset_device(call.device());
+  if (C10_UNLIKELY(device_count() > 1) && call.device() != logical_device()) device_guard.reset_device(call.device());
   if (C10_UNLIKELY(trace_enabled())) trace(plan_);
   if (C10_UNLIKELY(streams_are_deferred())) synchronize(current_stream(call.device().index()));
   if (C10_UNLIKELY(accesses_are_checked())) check_arguments(plan_, *stack, call);
@@ -255,8 +262,10 @@ void AutogradBypass::operator()(const c10::OperatorHandle& handle, c10::Dispatch
   };
   const auto first = stack->end() - static_cast<std::ptrdiff_t>(arguments_);
   if (c10::GradMode::is_enabled() && std::any_of(first, stack->end(), needs_gradient)) {
-    // The autograd kernel is the same for every device; it comes back to the fallback below autograd.
-    handle.callBoxedForDispatchKey(c10::DispatchKey::AutogradCPU, *stack);
+    // Both are the same for every device, and come back to the fallback below autograd.
+    const bool decomposes = handle.hasKernelForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd);
+    handle.callBoxedForDispatchKey(
+        decomposes ? c10::DispatchKey::CompositeImplicitAutograd : c10::DispatchKey::Autograd, *stack);
     return;
   }
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
