@@ -13,8 +13,8 @@ _FRACTAL_NZ = 29
 def format_cast_nz(weight: torch.Tensor) -> torch.Tensor:
     """`weight` in the FRACTAL_NZ format if torch-npu allows private formats, otherwise `weight` itself.
 
-    torch-npu allows them after ``torch.npu.config.allow_internal_format = True``; its default is False. The result holds
-    the same values; it must not be viewed or written to. hostcann has no private formats: it refuses the cast.
+    torch-npu allows them after ``torch.npu.config.allow_internal_format = True``; its default is False. The result
+    holds the same values; it must not be viewed or written to. hostcann has no private formats: it refuses the cast.
 
     Args:
         weight: ``[rows, columns]`` float16, bfloat16 or int8.

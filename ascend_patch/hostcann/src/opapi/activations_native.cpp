@@ -88,7 +88,8 @@ void swiglu(const T* x, T* out, int64_t rows, int64_t half) {
 
 // An elementwise operator as ATen computes it: in float32, rounded to the output type.
 aclError prepare_elementwise(const OperatorTable& table, const aclTensor* self, const aclTensor* out,
-                             uint64_t* workspace_size, aclOpExecutor** executor, at::Tensor (*compute)(const at::Tensor&)) {
+                             uint64_t* workspace_size, aclOpExecutor** executor,
+                             at::Tensor (*compute)(const at::Tensor&)) {
   Call call(table);
   call.input("self", self).output("out", out);
   if (aclError error = call.check()) return error;

@@ -118,7 +118,8 @@ class Worker {
   void exclude(float* scores, int64_t row, int64_t j, int64_t count) const {
     const Visibility& v = p_.visibility;
     if (v.mask == nullptr) return;
-    const uint8_t* mask = v.mask + static_cast<int64_t>(item_.sequence) * v.mask_batch_stride + row * v.mask_row_stride + j;
+    const auto sequence = static_cast<int64_t>(item_.sequence);
+    const uint8_t* mask = v.mask + sequence * v.mask_batch_stride + row * v.mask_row_stride + j;
     for (int64_t i = 0; i < count; ++i) {
       if (mask[i]) scores[i] = -INFINITY;
     }

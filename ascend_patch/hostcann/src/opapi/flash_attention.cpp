@@ -36,7 +36,9 @@ bool mask_fits(const Call& c) {
   if (!c.has("attenMask")) return true;
   const auto& shape = c.tensor("attenMask")->shape;
   const size_t n = shape.size();
-  if (sparse(c) >= 2) return shape[n - 1] == 2048 && shape[n - 2] == 2048 && element_count(*c.tensor("attenMask")) == 2048 * 2048;
+  if (sparse(c) >= 2) {
+    return shape[n - 1] == 2048 && shape[n - 2] == 2048 && element_count(*c.tensor("attenMask")) == 2048 * 2048;
+  }
   return n == 2 && shape[0] >= longest(c, "actualSeqQLen") && shape[1] >= longest(c, "actualSeqKvLen");
 }
 
@@ -58,7 +60,8 @@ const OperatorTable kFlashAttentionVarLenScore{
      {"softmaxSum", dtypes(kFloat), 3, 3, true},
      {"attentionOut", kFloats, 3, 3, true}},
     {{"inputLayout", "TND", "constraints, layout", [](const Call& c) { return c.text("inputLayout") == "TND"; }},
-     {"key", "the type of query", "constraints, data types", [](const Call& c) { return c.same_dtype("query", "key"); }},
+     {"key", "the type of query", "constraints, data types",
+      [](const Call& c) { return c.same_dtype("query", "key"); }},
      {"value", "the type of query", "constraints, data types",
       [](const Call& c) { return c.same_dtype("query", "value"); }},
      {"query", "1 to 256 heads", "constraints, N", [](const Call& c) { return heads(c) >= 1 && heads(c) <= 256; }},
@@ -70,7 +73,8 @@ const OperatorTable kFlashAttentionVarLenScore{
       [](const Call& c) { return c.size("query", 0) >= 1 && c.size("query", 0) <= 1 << 20; }},
      {"query", "a head size of 1 to 768", "constraints, D",
       [](const Call& c) { return c.size("query", 2) >= 1 && c.size("query", 2) <= 768; }},
-     {"key", "the head size of query", "constraints, D", [](const Call& c) { return c.size("key", 2) == c.size("query", 2); }},
+     {"key", "the head size of query", "constraints, D",
+      [](const Call& c) { return c.size("key", 2) == c.size("query", 2); }},
      {"value", "the tokens and heads of key, and a head size of at most key's", "constraints, D",
       [](const Call& c) {
         return c.size("value", 0) == c.size("key", 0) && c.size("value", 1) == key_heads(c) &&
@@ -90,8 +94,8 @@ const OperatorTable kFlashAttentionVarLenScore{
       [](const Call& c) { return sparse(c) >= 0 && sparse(c) <= 4; }},
      {"attenMask", "required for sparseMode 1 to 4", "constraints, sparseMode",
       [](const Call& c) { return sparse(c) == 0 || c.has("attenMask"); }},
-     {"attenMask", "2048 x 2048 for sparseMode 2, 3 and 4; else [query rows, key rows] or larger", "constraints, sparseMode",
-      mask_fits},
+     {"attenMask", "2048 x 2048 for sparseMode 2, 3 and 4; else [query rows, key rows] or larger",
+      "constraints, sparseMode", mask_fits},
      {"actualSeqKvLen", "with sparseMode 3 no sequence with fewer keys than queries", "constraints, sparseMode 3",
       [](const Call& c) {
         for (size_t i = 0; sparse(c) == 3 && i < c.array("actualSeqQLen")->size(); ++i) {
@@ -104,11 +108,14 @@ const OperatorTable kFlashAttentionVarLenScore{
         return (sparse(c) != 0 && sparse(c) != 4) || !c.has("attenMask") ||
                c.integer("preTokens") + c.integer("nextTokens") >= 0;
       }},
-     {"softmaxMax", "[T, heads, 8]", "parameters, softmaxMaxOut", [](const Call& c) { return statistics_fit(c, "softmaxMax"); }},
-     {"softmaxSum", "[T, heads, 8]", "parameters, softmaxSumOut", [](const Call& c) { return statistics_fit(c, "softmaxSum"); }},
+     {"softmaxMax", "[T, heads, 8]", "parameters, softmaxMaxOut",
+      [](const Call& c) { return statistics_fit(c, "softmaxMax"); }},
+     {"softmaxSum", "[T, heads, 8]", "parameters, softmaxSumOut",
+      [](const Call& c) { return statistics_fit(c, "softmaxSum"); }},
      {"attentionOut", "the type of query", "parameters, attentionOutOut",
       [](const Call& c) { return c.same_dtype("query", "attentionOut"); }},
-     {"attentionOut", "the shape of query with the head size of value", "parameters, attentionOutOut", [](const Call& c) {
+     {"attentionOut", "the shape of query with the head size of value", "parameters, attentionOutOut",
+      [](const Call& c) {
         return c.tensor("attentionOut")->shape ==
                std::vector<int64_t>{c.size("query", 0), heads(c), c.size("value", 2)};
       }}}};

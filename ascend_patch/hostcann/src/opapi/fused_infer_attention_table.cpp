@@ -1,8 +1,9 @@
 // The constraint table of aclnnFusedInferAttentionScore.
 //
-// Sources: CANN ops-transformer, aclnnFusedInferAttentionScoreV3.md and aclnnFusedInferAttentionScoreV5.md (non-quantised
-// GQA, the case without rope). Both functions share their kernels; where the V3 page is stale against the V5 page (which
-// head sizes and block sizes the TND layout takes with a block table), the V5 page counts.
+// Sources: CANN ops-transformer, aclnnFusedInferAttentionScoreV3.md and aclnnFusedInferAttentionScoreV5.md
+// (non-quantised GQA, the case without rope). Both functions share their kernels. Where the V3 page is older than the
+// V5 page, the V5 page counts: the V3 page of November 2025 still limits TND to head sizes 128 and 192 and to sequences
+// without a block table.
 #include "opapi/fused_infer_attention.h"
 
 #include <algorithm>
@@ -259,7 +260,8 @@ std::vector<Rule> rules() {
   return {
       {"inputLayout", "TND, BSND, BNSD, BSH or BNSD_BSND (others are not emulated)", kCommon,
        [](const Call& c) { return layout(c) != Layout::kUnknown; }},
-      {"numHeads", "1 to 256", "V3 constraints, Q_S > 1", [](const Call& c) { return heads(c) >= 1 && heads(c) <= 256; }},
+      {"numHeads", "1 to 256", "V3 constraints, Q_S > 1",
+       [](const Call& c) { return heads(c) >= 1 && heads(c) <= 256; }},
       {"numKeyValueHeads", "0, or a divisor of numHeads that is at least numHeads / 64", "V3 numKeyValueHeads",
        [](const Call& c) {
          return key_heads(c) > 0 && heads(c) % key_heads(c) == 0 && heads(c) / key_heads(c) <= 64;
@@ -291,8 +293,8 @@ std::vector<Rule> rules() {
       {"blockTable", "dimensions other than 0", kPaged,
        [](const Call& c) { return !is_paged(c) || element_count(*c.tensor("blockTable")) > 0; }},
       {"blockSize",
-       "head size 64 or 128: a multiple of 16, at most 1024; else with more than one query row a multiple of 128, at most "
-       "1024, and with one a multiple of 16, at most 512",
+       "head size 64 or 128: a multiple of 16, at most 1024; else with more than one query row a multiple of 128, at "
+       "most 1024, and with one a multiple of 16, at most 512",
        kPaged, block_size_fits},
       {"blockSize", "the block size of the cache", kPaged, block_size_matches},
       {"blockTable", "enough columns for the longest actualSeqLengthsKv", kPaged, table_wide_enough},
@@ -306,7 +308,8 @@ std::vector<Rule> rules() {
       {"preTokens", "preTokens + nextTokens >= 0", kMask, band_is_not_empty},
       {"innerPrecise", "0 to 3", "V5 parameters, innerPrecise",
        [](const Call& c) { return c.integer("innerPrecise") >= 0 && c.integer("innerPrecise") <= 3; }},
-      {"attentionOut", "the type of query", kCommon, [](const Call& c) { return c.same_dtype("query", "attentionOut"); }},
+      {"attentionOut", "the type of query", kCommon,
+       [](const Call& c) { return c.same_dtype("query", "attentionOut"); }},
       {"attentionOut", "the shape of query with the head size of value", "V5 parameters, attentionOut",
        [](const Call& c) { return c.tensor("attentionOut")->shape == output_shape(c); }},
       {"softmaxLse", "[T, heads, 1] for TND, else [batch, heads, query rows, 1], when softmaxLseFlag is set",

@@ -44,7 +44,8 @@ const OperatorTable kScatterPaKvCache{
       [](const Call& c) { return !nz(c); }, kAclnnInvalidParam, family(SocFamily::k950)},
      {"scatterMode", "\"None\" (others are not emulated)", "function, scenarios",
       [](const Call& c) { return c.text("scatterMode") == "None"; }},
-     {"value", "the type of key", "constraints, attributes", [](const Call& c) { return c.same_dtype("key", "value"); }},
+     {"value", "the type of key", "constraints, attributes",
+      [](const Call& c) { return c.same_dtype("key", "value"); }},
      {"keyCache", "the type of key", "constraints, attributes",
       [](const Call& c) { return c.same_dtype("key", "keyCache"); }},
      {"valueCache", "the type of key", "constraints, attributes",
@@ -54,10 +55,12 @@ const OperatorTable kScatterPaKvCache{
      {"slotMapping", "one slot per token", "function, scenarios 1 and 2",
       [](const Call& c) { return c.size("slotMapping", 0) == c.size("key", 0); }},
      {"keyCache",
-      "Norm: [blocks, block size, heads, head size]; PA_NZ: [blocks, heads * head size / (32 bytes), block size, 32 bytes]",
+      "Norm: [blocks, block size, heads, head size]; PA_NZ: [blocks, heads * head size / (32 bytes), block size, "
+      "32 bytes]",
       "function, scenarios 1 and 2", [](const Call& c) { return cache_fits(c, "key", "keyCache"); }},
      {"valueCache",
-      "Norm: [blocks, block size, heads, head size]; PA_NZ: [blocks, heads * head size / (32 bytes), block size, 32 bytes]",
+      "Norm: [blocks, block size, heads, head size]; PA_NZ: [blocks, heads * head size / (32 bytes), block size, "
+      "32 bytes]",
       "function, scenarios 1 and 2", [](const Call& c) { return cache_fits(c, "value", "valueCache"); }},
      {"valueCache", "the blocks of keyCache", "parameters, valueCache", [](const Call& c) {
         return c.size("keyCache", 0) == c.size("valueCache", 0) &&
@@ -97,7 +100,9 @@ void pack(const Target& t, int64_t token, char* to) {
     if (t.source_element == t.element) {
       std::memcpy(to, at, head_bytes);
     } else {
-      for (int64_t i = 0; i < t.head_elements; ++i) std::memcpy(to + i * t.element, at + i * t.source_element, t.element);
+      for (int64_t i = 0; i < t.head_elements; ++i) {
+        std::memcpy(to + i * t.element, at + i * t.source_element, t.element);
+      }
     }
   }
 }

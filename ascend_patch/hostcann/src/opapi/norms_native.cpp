@@ -82,8 +82,8 @@ struct Rows {
   float epsilon;
 };
 
-// y = x * rsqrt(mean(x^2) + epsilon) * gamma, computed in float32 and rounded once at the end. With `addend` the input is
-// x + addend, rounded to T first, as the fused operator hands out that sum.
+// y = x * rsqrt(mean(x^2) + epsilon) * gamma, computed in float32 and rounded once at the end. With `addend` the input
+// is x + addend, rounded to T first, as the fused operator hands out that sum.
 template <typename T>
 void normalise(const Rows& p, const T* x, const T* addend, const std::vector<float>& weight, T* y, float* rstd,
                T* sum_out) {

@@ -68,8 +68,8 @@ const char* presence_name(Presence presence) {
 
 }  // namespace
 
-OperatorTable::OperatorTable(const char* name_, const char* source_, Families families_, std::vector<TensorRow> tensors_,
-                             std::vector<Rule> rules_)
+OperatorTable::OperatorTable(const char* name_, const char* source_, Families families_,
+                             std::vector<TensorRow> tensors_, std::vector<Rule> rules_)
     : name(name_), source(source_), families(families_), tensors(std::move(tensors_)), rules(std::move(rules_)) {
   registry().push_back(this);
 }

@@ -70,6 +70,14 @@ inline void store(const Floats& from, c10::Half* to) {
 }
 
 inline float sum(const Floats& values) {
+#if defined(__has_builtin) && __has_builtin(__builtin_shufflevector)
+  // In registers: the way through memory below stalls on store forwarding.
+  Floats v = values;
+  v += __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+  v += __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
+  v += __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+  return v[0] + v[1];
+#else
   typedef float Eight __attribute__((vector_size(32)));
   typedef float Four __attribute__((vector_size(16)));
   Eight half[2];
@@ -79,6 +87,7 @@ inline float sum(const Floats& values) {
   std::memcpy(quarter, &eight, sizeof eight);
   const Four four = quarter[0] + quarter[1];
   return (four[0] + four[1]) + (four[2] + four[3]);
+#endif
 }
 
 // exp(x) to about 2 ulp: x = n ln2 + r, exp(x) = 2^n exp(r), with a degree-6 polynomial for |r| <= ln2/2 (the Taylor
