@@ -133,7 +133,7 @@ class Plan:
         for path, text in self.headers.items():
             parts += [str(path.relative_to(SOURCES)).encode(), text]
         for library, units in self.units.items():
-            parts += [repr(library).encode(), " ".join(self.link_flags(library, Path("."))).encode()]
+            parts += [repr(library).encode(), " ".join(self.link_flags(library, Path())).encode()]
             for path, text in units.items():
                 parts += [str(path.relative_to(SOURCES)).encode(), text]
         return _digest(parts)

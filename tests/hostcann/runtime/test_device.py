@@ -65,7 +65,7 @@ def test_several_devices_have_their_own_memory(run: Any) -> None:
         assert torch.empty(1, device="npu").device.index == 2
         """,
         HOSTCANN_DEVICES=3,
-        HOSTCANN_MEMORY="64MiB",
+        HOSTCANN_MEMORY="128MiB",
     ).stdout
     assert "found at least two devices" in out
 
