@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -124,7 +125,9 @@ class NPUPlatform(Platform):
         return "vllm.lora.punica_wrapper.punica_cpu.PunicaWrapperCPU"
 
     @classmethod
-    def get_attn_backend_cls(cls, selected_backend: Any, attn_selector_config: Any, num_heads: int | None = None) -> str:
+    def get_attn_backend_cls(
+        cls, selected_backend: Any, attn_selector_config: Any, num_heads: int | None = None
+    ) -> str:
         from vllm.v1.attention.backends.registry import AttentionBackendEnum
 
         if attn_selector_config.use_mla or attn_selector_config.use_sparse:
@@ -134,6 +137,11 @@ class NPUPlatform(Platform):
                 f"Attention backend {selected_backend.name} needs CUDA; on an NPU leave --attention-backend out."
             )
         return AttentionBackendEnum.CUSTOM.get_path()
+
+    @classmethod
+    def pre_register_and_update(cls, parser: Any = None) -> None:
+        """Stay with model runner V1, also where a Triton for NPUs is installed: V2 is made of Triton kernels."""
+        os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
 
     @classmethod
     def apply_config_platform_defaults(cls, vllm_config: VllmConfig) -> None:
@@ -151,6 +159,11 @@ class NPUPlatform(Platform):
     @classmethod
     def check_and_update_config(cls, vllm_config: VllmConfig) -> None:
         """Choose vLLM's own worker and the block size of the NPU's paged attention."""
+        if vllm_config.use_v2_model_runner:
+            raise ValueError(
+                "ascend_patch runs model runner V1 only: unset VLLM_USE_V2_MODEL_RUNNER, and leave out what needs V2"
+                " (watermarking, HiSparse)."
+            )
         parallel = vllm_config.parallel_config
         if parallel.worker_cls == "auto":
             parallel.worker_cls = "vllm.v1.worker.gpu_worker.Worker"

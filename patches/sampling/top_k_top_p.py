@@ -14,9 +14,7 @@ PATCH = Patch(
     variants=(
         Variant(
             versions=">=0.32.0,<0.33",
-            rewrites=(
-                Replace("vllm.v1.sample.ops.topk_topp_sampler:apply_top_k_top_p", by=":apply_top_k_top_p"),
-            ),
+            rewrites=(Replace("vllm.v1.sample.ops.topk_topp_sampler:apply_top_k_top_p", by=":apply_top_k_top_p"),),
         ),
     ),
     upstream="vllm/v1/sample/ops/topk_topp_sampler.py, apply_top_k_top_p",
