@@ -127,7 +127,7 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendAttentionMetadata]):
     def build(
         self, common_prefix_len: int, common_attn_metadata: CommonAttentionMetadata, fast_build: bool = False
     ) -> AscendAttentionMetadata:
-        """Take the lengths from the host copies: the fused operators want them there, and reading them costs no sync."""
+        """Take the lengths from their host copies: the fused operators want them there, and no sync is needed."""
         common = common_attn_metadata
         host_lens = common.seq_lens_cpu_upper_bound if self._host_lengths_are_exact else None
         if host_lens is None:

@@ -8,7 +8,7 @@ from ascend_patch.engine.vocabulary import Patch, Variant, Wrap
 
 PATCH = Patch(
     id="compilation.cache_key",
-    why="vLLM caches compiled graphs by its version and settings; a graph traced through our functions must not serve another set of patches.",
+    why="vLLM caches compiled graphs by its own version and settings, but what was traced depends on the patches, too.",
     variants=(
         Variant(
             versions=">=0.32.0,<0.33",

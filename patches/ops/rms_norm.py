@@ -11,7 +11,7 @@ _LAYERNORM = "vllm.model_executor.layers.layernorm"
 
 PATCH = Patch(
     id="ops.rms_norm",
-    why="Without it a norm is six PyTorch operators; torch-npu has one, and one for the norm with its residual addition.",
+    why="Without it a norm is six PyTorch operators; torch-npu has one, and one for norm and residual addition.",
     traced=True,
     requires=("platform.npu",),
     variants=(

@@ -9,7 +9,7 @@ from ascend_patch.engine.vocabulary import Patch, Variant, Wrap
 
 PATCH = Patch(
     id="platform.start_method",
-    why="A forked child cannot use an NPU context, or torch's thread pools, of its parent; vLLM checks that for CUDA only.",
+    why="A forked child cannot use its parent's NPU context, or torch's thread pools; vLLM looks for CUDA only.",
     variants=(
         Variant(
             versions=">=0.32.0,<0.33",

@@ -22,5 +22,5 @@ PATCH = Patch(
         ),
     ),
     upstream="vllm/v1/worker/gpu_worker.py, Worker.init_device",
-    unnecessary_when="Worker.init_device takes its device type from the platform; XPUWorker then needs no override either.",
+    unnecessary_when="Worker.init_device takes its device type from the platform.",
 )

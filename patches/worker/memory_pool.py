@@ -10,7 +10,7 @@ from ascend_patch.engine.vocabulary import Patch, Variant, Wrap
 
 PATCH = Patch(
     id="worker.memory_pool",
-    why="On an out-of-tree platform the worker always asks for the CUDA sleep-mode allocator, also when sleep mode is off.",
+    why="On an out-of-tree platform the worker asks for CUDA's sleep-mode allocator even when sleep mode is off.",
     required=True,
     requires=("worker.init_device",),
     variants=(

@@ -10,7 +10,7 @@ from ascend_patch.engine.vocabulary import Patch, Variant, Wrap
 
 PATCH = Patch(
     id="worker.shutdown_order",
-    why="At exit torch-npu destroys all process groups before vLLM's finalizer does, which then complains that they are gone.",
+    why="At exit torch-npu destroys all process groups first, and vLLM's finalizer then complains that they are gone.",
     requires=("platform.npu",),
     variants=(
         Variant(

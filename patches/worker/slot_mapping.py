@@ -9,7 +9,7 @@ from ascend_patch.engine.vocabulary import Patch, Replace, Variant
 
 PATCH = Patch(
     id="worker.slot_mapping",
-    why="The slot mapping is computed by a Triton kernel, and there is no Triton for the NPU in the stock installation.",
+    why="The slot mapping is computed by a Triton kernel, and the stock installation has no Triton for NPUs.",
     required=True,
     requires=("worker.init_device",),
     variants=(

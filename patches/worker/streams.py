@@ -9,7 +9,7 @@ _TO_NPU = {"cuda": "npu"}
 
 PATCH = Patch(
     id="worker.streams",
-    why="Async scheduling copies sampled tokens on a stream of its own, made with torch.cuda.Stream and torch.cuda.Event.",
+    why="Async scheduling copies sampled tokens on a stream made with torch.cuda.Stream and torch.cuda.Event.",
     required=True,
     requires=("worker.init_device",),
     variants=(

@@ -30,7 +30,7 @@ PATCH = Patch(
 
 
 def then_cast(original: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
-    """Cast half and bfloat16 matrices once they are complete, where ``torch.npu.config.allow_internal_format`` is on."""
+    """Cast complete half and bfloat16 matrices, where ``torch.npu.config.allow_internal_format`` is on."""
 
     def process_weights_after_loading(self: Any, layer: Any) -> None:
         original(self, layer)
