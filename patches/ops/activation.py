@@ -11,7 +11,7 @@ _ACTIVATION = "vllm.model_executor.layers.activation"
 
 PATCH = Patch(
     id="ops.activation",
-    why="SwiGLU and the GELU approximations are strings of PyTorch operators in the fallback; torch-npu has them whole.",
+    why="SwiGLU and GELU approximations are strings of PyTorch operators in the fallback; torch-npu has them whole.",
     traced=True,
     requires=("platform.npu",),
     variants=(

@@ -21,7 +21,7 @@ PATCH = Patch(
         ),
     ),
     upstream="vllm/v1/worker/block_table.py, BlockTable.compute_slot_mapping",
-    unnecessary_when="BlockTable has a slot mapping in plain PyTorch operators that an out-of-tree platform can select.",
+    unnecessary_when="BlockTable has a slot mapping in plain PyTorch that an out-of-tree platform can select.",
 )
 
 
