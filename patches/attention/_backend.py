@@ -216,7 +216,8 @@ class AscendAttentionImpl(AttentionImpl[AscendAttentionMetadata]):
             query, key, value = query[:tokens], key[:tokens], value[:tokens]
         if not self.shares_kv:
             npu.scatter_kv_cache(key, value, self._keys, self._values, attn_metadata.slot_mapping[:tokens])
-        attended = self._attend(query, attn_metadata)
+        # A query without rotary embedding is a slice of the joint projection; the operators want it on its own.
+        attended = self._attend(query.contiguous(), attn_metadata)
         output[:tokens].copy_(attended.view(output[:tokens].shape))
         return output
 
