@@ -138,12 +138,15 @@ def drifted_copy(target: str, folder: Path) -> None:
 
 
 def required_methods() -> Iterator[tuple[str, str]]:
-    """Required patches with a function or method that they rewrite in the installed vLLM."""
+    """Required patches with a method that they replace in the installed vLLM.
+
+    A replacement stands for a body, so another body is drift; a retarget follows any body with the same sites.
+    """
     for patch in registry():
         for variant in patch["variants"]:
             if patch["required"] and variant["versions"] == patch["variant"]:
                 for rewrite in variant["rewrites"]:
-                    if rewrite["kind"] in ("retarget", "replace") and "." in rewrite["target"].partition(":")[2]:
+                    if rewrite["kind"] == "replace" and "." in rewrite["target"].partition(":")[2]:
                         yield patch["id"], rewrite["target"]
 
 
