@@ -40,6 +40,8 @@ def load() -> None:
         # Operators must launch on the calling thread: torch-npu's queue thread would run them out of order with the
         # aten fallback, which runs at once.
         os.environ.setdefault("TASK_QUEUE_ENABLE", "0")
+        # vLLM takes all but one thread away from torch unless it finds this set; here torch's threads are the device.
+        os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
         loaded: dict[str, ctypes.CDLL] = {}
         for library in LIBRARIES:
             path = folder / library.file

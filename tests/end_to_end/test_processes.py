@@ -65,7 +65,10 @@ def test_server(tmp_path: Path, demo_model_folder: Path) -> None:
         shown = subprocess.run([CLI, "status", "--json"], env=overlay_environment(), cwd=tmp_path, timeout=60,
                                capture_output=True, text=True)  # fmt: skip
         assert shown.returncode == 0, shown.stderr
-        assert len(json.loads(shown.stdout)["processes"]) >= 2
+        run = json.loads(shown.stdout)["runs"][0]
+        assert run["alive"]
+        assert run["agrees"]
+        assert {"main", "EngineCore"} <= {process["role"] for process in run["processes"]}
         running = len(server.log())
         server.stop()
     assert server.exit_code == 0, server.log()[running:]

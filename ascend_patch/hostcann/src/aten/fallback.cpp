@@ -169,12 +169,28 @@ void initialise_device(c10::Device device) {
 }
 
 // Computes a product in half or bfloat16 faster than the library of the CPU does; false if it is another product.
-bool multiply_linear(Stack& stack) {
-  const size_t first = stack.size() - 2;
-  const at::Tensor& x = stack[first].toTensor();
-  const at::Tensor& weight = stack[first + 1].toTensor();
-  if (!suits_linear_matmul(x, weight)) return false;
-  at::Tensor result = linear_matmul(x, weight);
+bool multiply_linear(Product product, Stack& stack) {
+  const size_t arguments = product == Product::kMatmul ? 2 : product == Product::kLinear ? 3 : 5;
+  const size_t first = stack.size() - arguments;
+  at::Tensor x, weight, bias;
+  if (product == Product::kAddmm) {
+    const bool plain = stack[first + 3].isInt() && stack[first + 3].toInt() == 1 && stack[first + 4].isInt() &&
+                       stack[first + 4].toInt() == 1;
+    if (!plain) return false;
+    bias = stack[first].toTensor();
+    x = stack[first + 1].toTensor();
+    weight = stack[first + 2].toTensor();
+  } else {
+    x = stack[first].toTensor();
+    weight = stack[first + 1].toTensor();
+    if (product == Product::kLinear && stack[first + 2].isTensor()) bias = stack[first + 2].toTensor();
+  }
+  if (product != Product::kLinear) {  // these come with the weight transposed
+    if (weight.dim() != 2) return false;
+    weight = weight.t();
+  }
+  if (!suits_linear_matmul(x, weight, bias)) return false;
+  at::Tensor result = linear_matmul(x, weight, bias);
   stack.resize(first);
   stack.emplace_back(std::move(result));
   return true;
@@ -240,7 +256,7 @@ void Fallback::operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet
     const Redirect redirect;
     if (C10_UNLIKELY(plan_.random)) {
       call_with_random_numbers(plan_, call.device(), stack);
-    } else if (plan_.product && multiply_linear(*stack)) {
+    } else if (plan_.product != Product::kNone && multiply_linear(plan_.product, *stack)) {
       // done
     } else {
       handle.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), stack);

@@ -5,11 +5,11 @@
 
 namespace hostcann::aten {
 
-// Whether linear_matmul computes x @ transposed_weight: CPU tensors of half or bfloat16, x contiguous [..., depth], the
-// weight [depth, columns] a transposed view of contiguous memory (as torch.nn.functional.linear passes it).
-bool suits_linear_matmul(const at::Tensor& x, const at::Tensor& transposed_weight);
+// Whether linear_matmul computes x @ weight^T + bias: CPU tensors of half or bfloat16, x contiguous [..., depth], the
+// weight contiguous [columns, depth], the bias [columns] or undefined.
+bool suits_linear_matmul(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
 
-// x @ transposed_weight as [..., columns], accumulated in float32 and rounded once.
-at::Tensor linear_matmul(const at::Tensor& x, const at::Tensor& transposed_weight);
+// x @ weight^T + bias as [..., columns], accumulated in float32 and rounded once.
+at::Tensor linear_matmul(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
 
 }  // namespace hostcann::aten

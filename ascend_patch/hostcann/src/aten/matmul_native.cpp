@@ -23,6 +23,9 @@ using simd::kWidth;
 // Accumulators of one tile: kRows x kColumns vectors, which must fit the registers next to kColumns weights.
 constexpr int kRows = 8;
 constexpr int kColumns = 3;
+// The weights come from memory, once: ask for those of a later tile while this one is computed. (A prefetch past the
+// end does no harm.)
+constexpr int kAhead = 2 * kColumns;
 
 constexpr int64_t kFewRows = 64;
 constexpr int64_t kBlockColumns = 96;
@@ -49,7 +52,10 @@ void tile(const float* x, const T* w, int64_t depth, int64_t whole, float* out, 
   for (int64_t k = 0; k < whole; k += kWidth) {
     Floats weights[columns];
 #pragma GCC unroll 3
-    for (int c = 0; c < columns; ++c) simd::load(w + c * depth + k, weights[c]);
+    for (int c = 0; c < columns; ++c) {
+      simd::load(w + c * depth + k, weights[c]);
+      __builtin_prefetch(w + (c + kAhead) * depth + k);
+    }
 #pragma GCC unroll 8
     for (int r = 0; r < rows; ++r) {
       Floats values;
@@ -83,7 +89,8 @@ void tile_rows(int64_t rows, const float* x, const T* w, int64_t depth, int64_t 
 
 // Few rows: the weight is read once, in its own format.
 template <typename T>
-void multiply_tiles(const std::vector<float>& wide, const T* w, T* out, int64_t rows, int64_t depth, int64_t columns) {
+void multiply_tiles(const std::vector<float>& wide, const T* w, const T* bias, T* out, int64_t rows, int64_t depth,
+                    int64_t columns) {
   const int64_t whole = depth / kWidth * kWidth;
   const int64_t tiles = (columns + kColumns - 1) / kColumns;
   // About 32k multiplications are worth a task.
@@ -103,7 +110,10 @@ void multiply_tiles(const std::vector<float>& wide, const T* w, T* out, int64_t 
           }
         }
         for (int64_t r = 0; r < some; ++r) {
-          for (int64_t c = 0; c < width; ++c) out[(first + r) * columns + column + c] = block[r * kColumns + c];
+          for (int64_t c = 0; c < width; ++c) {
+            const float offset = bias == nullptr ? 0.0f : static_cast<float>(bias[column + c]);
+            out[(first + r) * columns + column + c] = block[r * kColumns + c] + offset;
+          }
         }
       }
     }
@@ -112,7 +122,8 @@ void multiply_tiles(const std::vector<float>& wide, const T* w, T* out, int64_t 
 
 // Many rows: a block of the weight that stays in the cache becomes float and meets all rows in a float product.
 template <typename T>
-void multiply_blocks(std::vector<float>& wide, const T* w, T* out, int64_t rows, int64_t depth, int64_t columns) {
+void multiply_blocks(std::vector<float>& wide, const T* w, const T* bias, T* out, int64_t rows, int64_t depth,
+                     int64_t columns) {
   const at::Tensor x = at::from_blob(wide.data(), {rows, depth}, at::kFloat);
   const int64_t blocks = (columns + kBlockColumns - 1) / kBlockColumns;
   at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
@@ -126,46 +137,52 @@ void multiply_blocks(std::vector<float>& wide, const T* w, T* out, int64_t rows,
       at::Tensor product = at::from_blob(products.data(), {rows, width}, at::kFloat);
       at::mm_out(product, x, at::from_blob(weights.data(), {width, depth}, at::kFloat).t());
       for (int64_t r = 0; r < rows; ++r) {
-        for (int64_t c = 0; c < width; ++c) out[r * columns + column + c] = products[r * width + c];
+        for (int64_t c = 0; c < width; ++c) {
+          const float offset = bias == nullptr ? 0.0f : static_cast<float>(bias[column + c]);
+          out[r * columns + column + c] = products[r * width + c] + offset;
+        }
       }
     }
   });
 }
 
 template <typename T>
-void multiply(const T* x, const T* w, T* out, int64_t rows, int64_t depth, int64_t columns) {
+void multiply(const T* x, const T* w, const T* bias, T* out, int64_t rows, int64_t depth, int64_t columns) {
   std::vector<float> wide(static_cast<size_t>(rows * depth));
   widen(x, rows * depth, wide.data());
   if (rows <= kFewRows) {
-    multiply_tiles(wide, w, out, rows, depth, columns);
+    multiply_tiles(wide, w, bias, out, rows, depth, columns);
   } else {
-    multiply_blocks(wide, w, out, rows, depth, columns);
+    multiply_blocks(wide, w, bias, out, rows, depth, columns);
   }
 }
 
 }  // namespace
 
-bool suits_linear_matmul(const at::Tensor& x, const at::Tensor& transposed_weight) {
+bool suits_linear_matmul(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   const c10::ScalarType dtype = x.scalar_type();
-  return (dtype == at::kBFloat16 || dtype == at::kHalf) && transposed_weight.scalar_type() == dtype &&
-         transposed_weight.dim() == 2 && x.dim() >= 1 && x.is_contiguous() && x.numel() > 0 &&
-         x.size(-1) == transposed_weight.size(0) && transposed_weight.stride(0) == 1 &&
-         transposed_weight.stride(1) == transposed_weight.size(0);
+  return (dtype == at::kBFloat16 || dtype == at::kHalf) && weight.scalar_type() == dtype && weight.dim() == 2 &&
+         x.dim() >= 1 && x.is_contiguous() && x.numel() > 0 && x.size(-1) == weight.size(1) && weight.is_contiguous() &&
+         (!bias.defined() || (bias.scalar_type() == dtype && bias.dim() == 1 && bias.size(0) == weight.size(0) &&
+                              bias.is_contiguous()));
 }
 
-at::Tensor linear_matmul(const at::Tensor& x, const at::Tensor& transposed_weight) {
+at::Tensor linear_matmul(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   const int64_t depth = x.size(-1);
-  const int64_t columns = transposed_weight.size(1);
+  const int64_t columns = weight.size(0);
   const int64_t rows = x.numel() / depth;
   std::vector<int64_t> sizes = x.sizes().vec();
   sizes.back() = columns;
   at::Tensor out = at::empty(sizes, x.options());
+  const auto compute = [&](auto type) {
+    using T = decltype(type);
+    multiply(x.const_data_ptr<T>(), weight.const_data_ptr<T>(), bias.defined() ? bias.const_data_ptr<T>() : nullptr,
+             out.mutable_data_ptr<T>(), rows, depth, columns);
+  };
   if (x.scalar_type() == at::kBFloat16) {
-    multiply(x.const_data_ptr<c10::BFloat16>(), transposed_weight.const_data_ptr<c10::BFloat16>(),
-             out.mutable_data_ptr<c10::BFloat16>(), rows, depth, columns);
+    compute(c10::BFloat16());
   } else {
-    multiply(x.const_data_ptr<c10::Half>(), transposed_weight.const_data_ptr<c10::Half>(),
-             out.mutable_data_ptr<c10::Half>(), rows, depth, columns);
+    compute(c10::Half());
   }
   return out;
 }

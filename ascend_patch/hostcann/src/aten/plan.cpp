@@ -92,7 +92,10 @@ OperatorPlan::OperatorPlan(const c10::OperatorHandle& operator_handle) : handle(
   synchronises = handle.hasTag(at::Tag::dynamic_output_shape) || handle.hasTag(at::Tag::data_dependent_output);
   floats_only = float_only_names().count(base) > 0;
   cpu_indices = base.rfind("index", 0) == 0 || base.rfind("_index_put", 0) == 0;
-  product = name == "mm" || name == "matmul";
+  product = name == "mm" || name == "matmul" ? Product::kMatmul
+            : name == "linear"                 ? Product::kLinear
+            : name == "addmm"                  ? Product::kAddmm
+                                               : Product::kNone;
   has_meta = handle.hasKernelForDispatchKey(c10::DispatchKey::Meta);
 }
 

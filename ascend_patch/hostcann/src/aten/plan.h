@@ -21,6 +21,9 @@ struct ReturnPlan {
   int16_t argument;  // the written argument that is returned; -1: something new
 };
 
+// Products whose arguments are (x, weight^T), (x, weight, bias) and (bias, x, weight^T, beta, alpha).
+enum class Product : uint8_t { kNone, kMatmul, kLinear, kAddmm };
+
 struct OperatorPlan {
   explicit OperatorPlan(const c10::OperatorHandle& handle);
 
@@ -35,7 +38,7 @@ struct OperatorPlan {
   bool floats_only;      // the NPU has it for float, float16 and bfloat16 only
   bool cpu_indices;      // index tensors may be on the CPU
   bool has_meta;         // shapes can be computed without data
-  bool product;          // mm or matmul: two matrices and nothing else
+  Product product;       // which form of matrix product, if it is one
 };
 
 }  // namespace hostcann::aten
