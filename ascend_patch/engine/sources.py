@@ -85,7 +85,8 @@ class SourceTree:
     def open(
         cls,
         path: str | os.PathLike[str] | None = None,
-        package: str = "vllm",
+        *,
+        package: str,
         distribution: str | None = None,
         version: str | None = None,
     ) -> SourceTree:

@@ -14,7 +14,7 @@ print(p.name, p.total_memory, p.cube_core_num, p.vector_core_num)
 """
 
 
-# Core counts as published for the products.
+# What hostcann says of each model; the numbers have not been read off hardware.
 @pytest.mark.parametrize(
     ("soc", "cube", "vector"),
     [

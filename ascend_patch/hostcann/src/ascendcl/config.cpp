@@ -14,7 +14,7 @@ constexpr int64_t kKiB = 1024;
 constexpr int64_t kMiB = 1024 * kKiB;
 constexpr int64_t kGiB = 1024 * kMiB;
 
-// Core counts, L2 and UB sizes as published in the product documentation and the platform configuration of CANN 8.5.
+// Core counts, L2 and UB sizes as far as we know them; never read off a machine. They size nothing but what programs ask.
 constexpr SocModel kModels[] = {
     {"Ascend910B1", SocFamily::k910B, 24, 48, 192 * kMiB, 192 * kKiB, true},
     {"Ascend910B2", SocFamily::k910B, 24, 48, 192 * kMiB, 192 * kKiB, true},
