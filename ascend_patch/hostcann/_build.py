@@ -39,8 +39,12 @@ class Progress:
         with self._lock:
             self._done += 1
             line = f"hostcann: [{self._done}/{self._total}] {name} ({seconds:.1f} s)"
-            print(f"\r\x1b[K{line}" if self._terminal else line, end="" if self._terminal else "\n",
-                  file=sys.stderr, flush=True)
+            print(
+                f"\r\x1b[K{line}" if self._terminal else line,
+                end="" if self._terminal else "\n",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def finish(self) -> None:
         line = f"hostcann: built {self._total} translation units in {time.monotonic() - self._start:.0f} s"
@@ -118,8 +122,9 @@ def _build(plan: Plan, toolchain: Toolchain, root: Path, target: Path) -> None:
             if library in wanted:
                 command = [*toolchain.command, *map(str, wanted[library]), *plan.link_flags(library, staging)]
                 _run([*command, "-o", str(staging / library.file)], root, f"link-{library.name}", library.file)
-        (staging / "build.json").write_text(json.dumps(
-            {"compiler": list(toolchain.command), "torch": str(plan.torch), "time": time.time()}, indent=1))
+        (staging / "build.json").write_text(
+            json.dumps({"compiler": list(toolchain.command), "torch": str(plan.torch), "time": time.time()}, indent=1)
+        )
         staging.chmod(0o755)
         staging.rename(target)
     except BaseException:
@@ -132,8 +137,11 @@ def _compile_all(plan: Plan, toolchain: Toolchain, root: Path, missing: list[tup
     # Long ones first: the total time with two workers is then close to half the sum.
     missing.sort(key=lambda item: (not item[0].library.torch, -sum(unit.stat().st_size for unit in item[0].units)))
     progress = Progress(len(missing))
-    print(f"hostcann: compiling {len(missing)} translation units with {toolchain.command[0]} (once)",
-          file=sys.stderr, flush=True)
+    print(
+        f"hostcann: compiling {len(missing)} translation units with {toolchain.command[0]} (once)",
+        file=sys.stderr,
+        flush=True,
+    )
 
     def compile_one(item: tuple[Compilation, Path]) -> None:
         compilation, result = item
@@ -160,7 +168,8 @@ def _compile_all(plan: Plan, toolchain: Toolchain, root: Path, missing: list[tup
 
 def _run(command: list[str], root: Path, log_name: str, what: str, source: str | None = None) -> None:
     done = subprocess.run(
-        command, input=source, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+        command, input=source, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
     if done.returncode == 0:
         return
     logs = root / "logs"

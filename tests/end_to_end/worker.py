@@ -45,7 +45,7 @@ def overlay_environment(**changes: str) -> dict[str, str]:
 
 
 # Stock vLLM's server says this as well when it is interrupted: its CPU build was asked.
-STOCK_COMPLAINTS = re.compile(r"leaked semaphore objects")
+STOCK_COMPLAINTS = re.compile(r"leaked semaphore objects|\[async_llm\.py:\d+\] Traceback")
 
 
 def complaints(log: str) -> list[str]:

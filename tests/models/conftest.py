@@ -1,4 +1,4 @@
-"""One worker process for all families: each engine costs seconds, each process many more."""
+"""One process for the engines of all families, one for transformers: each engine costs seconds, a process many more."""
 
 from __future__ import annotations
 
@@ -21,7 +21,15 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
 
 
 @pytest.fixture(scope="module")
-def family_folder(worker: Worker, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    """A process for transformers alone: vLLM decorates transformers' own classes where it falls back to them."""
+    process = Worker(tmp_path_factory.mktemp("reference") / "worker.log")
+    yield process
+    assert process.close() == 0, process.log_tail()
+
+
+@pytest.fixture(scope="module")
+def family_folder(reference: Worker, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     """The saved model of a family, made on first use."""
     base = tmp_path_factory.mktemp("families")
     made: dict[str, str] = {}
@@ -29,7 +37,7 @@ def family_folder(worker: Worker, tmp_path_factory: pytest.TempPathFactory) -> C
     def folder(family: str) -> str:
         if family not in made:
             path: Path = base / family
-            worker.call("make_family", family=family, folder=str(path))
+            reference.call("make_family", family=family, folder=str(path))
             made[family] = str(path)
         return made[family]
 

@@ -37,9 +37,9 @@ def engine(worker: Worker, family_folder: Callable[[str], str]) -> Iterator[Call
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_float32_tokens_equal_transformers(
-    family: str, engine: Any, worker: Worker, family_folder: Callable[[str], str], record_property: Any
+    family: str, engine: Any, reference: Worker, family_folder: Callable[[str], str], record_property: Any
 ) -> None:
-    expected = worker.call(
+    expected = reference.call(
         "reference_greedy", folder=family_folder(family), dtype="float32", prompts=prompts(), count=COUNT
     )
     margin = min(first[1] - second[1] for answer in expected for first, second in answer["best"])
@@ -51,10 +51,10 @@ def test_float32_tokens_equal_transformers(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bfloat16_tokens_equal_transformers_up_to_ties(
-    family: str, engine: Any, worker: Worker, family_folder: Callable[[str], str], record_property: Any
+    family: str, engine: Any, reference: Worker, family_folder: Callable[[str], str], record_property: Any
 ) -> None:
     folder = family_folder(family)
-    expected = worker.call("reference_greedy", folder=folder, dtype="bfloat16", prompts=prompts(), count=COUNT)
+    expected = reference.call("reference_greedy", folder=folder, dtype="bfloat16", prompts=prompts(), count=COUNT)
     got = engine(family, "bfloat16")
     equal = 0
     for prompt, ours, theirs in zip(prompts(), got, expected, strict=True):
@@ -70,7 +70,7 @@ def test_bfloat16_tokens_equal_transformers_up_to_ties(
         first = differing[0]
         context = prompt + theirs["token_ids"][:first]
         rows = {
-            dtype: worker.call("reference_logits", folder=folder, dtype=dtype, tokens=context)[-1]
+            dtype: reference.call("reference_logits", folder=folder, dtype=dtype, tokens=context)[-1]
             for dtype in ("bfloat16", "float32")
         }
         margin = rows["bfloat16"][theirs["token_ids"][first]] - rows["bfloat16"][ours["token_ids"][first]]
@@ -82,22 +82,22 @@ def test_bfloat16_tokens_equal_transformers_up_to_ties(
 
 
 @pytest.mark.parametrize("family", ["mistral-sliding-window", "gemma3"])
-def test_window_matters_to_the_reference(family: str, worker: Worker, family_folder: Callable[[str], str]) -> None:
+def test_window_matters_to_the_reference(family: str, reference: Worker, family_folder: Callable[[str], str]) -> None:
     """Guards the tests above: with a wrong window the expected tokens would be others."""
     folder = family_folder(family)
     long_prompts = [prompt for prompt in prompts() if len(prompt) > WINDOW]
     arguments = {"folder": folder, "dtype": "float32", "prompts": long_prompts, "count": COUNT}
-    windowed = worker.call("reference_greedy", **arguments)
-    unlimited = worker.call("reference_greedy", **arguments, sliding_window=4096)
+    windowed = reference.call("reference_greedy", **arguments)
+    unlimited = reference.call("reference_greedy", **arguments, sliding_window=4096)
     assert [answer["token_ids"] for answer in windowed] != [answer["token_ids"] for answer in unlimited]
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral-sliding-window"])
 def test_chunked_prefill_gives_the_same_tokens(
-    family: str, engine: Any, worker: Worker, family_folder: Callable[[str], str]
+    family: str, engine: Any, reference: Worker, family_folder: Callable[[str], str]
 ) -> None:
     """A step takes at most 64 tokens: long prompts are cut, and prefill and decode meet in one batch."""
-    expected = worker.call(
+    expected = reference.call(
         "reference_greedy", folder=family_folder(family), dtype="float32", prompts=prompts(), count=COUNT
     )
     got = engine(family, "float32", max_num_batched_tokens=64, enable_chunked_prefill=True)

@@ -90,8 +90,16 @@ def test_only_a_changed_unit_is_compiled_again(compiler: Path, tmp_path: Path, m
 def test_processes_that_start_together_build_once(compiler: Path, tmp_path: Path) -> None:
     source = "from ascend_patch.hostcann import _build; print(_build.build())"
     environment = {**os.environ, "PYTHONPATH": str(Path(_paths.__file__).parents[2])}
-    processes = [subprocess.Popen([sys.executable, "-c", source], env=environment, stdout=subprocess.PIPE,
-                                  stderr=subprocess.DEVNULL, text=True) for _ in range(3)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", source],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for _ in range(3)
+    ]
     folders = {process.communicate(timeout=60)[0].strip() for process in processes}
     assert len(folders) == 1 and all(process.returncode == 0 for process in processes)
     compiled = [line for line in calls(tmp_path) if " -c " in f" {line} "]
@@ -136,6 +144,11 @@ def test_clean_empties_the_cache(compiler: Path) -> None:
 
 def test_the_command_line(compiler: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(_paths.__file__).parents[2])}
-    done = subprocess.run([sys.executable, "-m", "ascend_patch.hostcann", "info"], env=environment, capture_output=True,
-                          text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-m", "ascend_patch.hostcann", "info"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 0 and "not built" in done.stdout and "aclrtIpcMemGetExportKey" in done.stdout

@@ -71,7 +71,8 @@ def test_null_mode_gives_shapes_without_arithmetic(run: Any, tmp_path: Path) -> 
         assert torch.tensor([5]).npu().cpu().tolist() == [5]   # transfers still happen
         print("ok")
         """,
-        HOSTCANN_COMPUTE="null", HOSTCANN_TRACE=path,
+        HOSTCANN_COMPUTE="null",
+        HOSTCANN_TRACE=path,
     ).stdout
     assert "ok" in out
     found = json.loads(path.read_text())
