@@ -26,7 +26,7 @@ def prompts(batch: int) -> list[list[int]]:
 def with_vllm(model: str) -> Callable[[int, int], int]:
     from vllm import LLM, SamplingParams, TokensPrompt
 
-    llm = LLM(model, dtype="bfloat16", max_model_len=1024, max_num_seqs=8, enforce_eager=True,
+    llm = LLM(model, dtype="bfloat16", max_model_len=1024, max_num_seqs=8,
               enable_prefix_caching=False, kv_cache_memory_bytes=256 << 20)  # fmt: skip
 
     def run(batch: int, count: int) -> int:
