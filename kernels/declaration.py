@@ -25,6 +25,9 @@ STRUCT_CODES = {"ptr": "Q", "i32": "i", "u32": "I", "i64": "q", "f32": "f"}
 class Kernel:
     """One AscendC source, ``kernels/<name>/<name>.cpp``, and what a caller must know of it.
 
+    In a kernel's package it is written ``KERNEL = Kernel(...)`` with literal values only: the command line reads it
+    from the source, because importing the package imports torch.
+
     Attributes:
         name: name of the folder, of the source's stem and of the built file's stem.
         why: one sentence: what it replaces and what is gained.

@@ -1,4 +1,4 @@
-"""Kernels as torch operators, ``torch.ops.ascend_patch.<name>``: one opaque node for torch.compile and graph capture."""
+"""Kernels as torch operators ``torch.ops.ascend_patch.<name>``: one opaque node for compilation and graph capture."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ compute_slot_mapping = operators.define(
 Args:
     query_start_loc: ``[requests + 1]`` int32: the first token of each request, then the number of tokens.
     positions: ``[tokens]`` int64, tokens: the position of each token in its request.
-    block_table: ``[at least requests, max blocks]`` int32: the cache blocks of each request in order; rows may be apart.
+    block_table: ``[at least requests, max blocks]`` int32: the cache blocks of each request; rows may be apart.
     block_size: tokens per cache block, a power of two.
     slot_mapping: ``[at least tokens]`` int64, the result: ``block * block_size + position % block_size``.
 """
