@@ -78,6 +78,9 @@ aclError run_task(const char* name, const std::function<void()>& work, std::stri
   try {
     work();
     return kSuccess;
+  } catch (const DeviceError& error) {
+    *message = std::string(name) + ": " + error.what();
+    return error.code;
   } catch (const std::exception& error) {
     *message = std::string(name) + ": " + error.what();
   } catch (...) {

@@ -28,10 +28,7 @@ HOSTCANN_UNIMPLEMENTED(aclmdlRIExecuteAsync)
 HOSTCANN_UNIMPLEMENTED(aclmdlRIGetId)
 
 // Kernel binaries
-HOSTCANN_UNIMPLEMENTED(aclrtBinaryGetFunction)
-HOSTCANN_UNIMPLEMENTED(aclrtBinaryLoadFromData)
 HOSTCANN_UNIMPLEMENTED(aclrtGetFunctionAddr)
-HOSTCANN_UNIMPLEMENTED(aclrtLaunchKernelWithHostArgs)
 HOSTCANN_UNIMPLEMENTED(aclrtGetHardwareSyncAddr)
 HOSTCANN_UNIMPLEMENTED(rtDevBinaryRegister)
 HOSTCANN_UNIMPLEMENTED(rtFunctionRegister)

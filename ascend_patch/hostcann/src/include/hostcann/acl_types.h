@@ -31,6 +31,7 @@ enum Status : aclError {
   kRtStreamContext = 107003,
   kRtEventTimestampInvalid = 107006,
   kRtAddressUnaligned = 107008,
+  kRtFileOpen = 107009,
   kRtStreamNoCallback = 107015,
   kRtInvalidMemoryType = 107016,
   kRtInvalidHandle = 107017,
@@ -40,6 +41,8 @@ enum Status : aclError {
   kRtMemoryFree = 207002,
   kRtNoDevice = 207004,
   kRtInternalError = 507000,
+  kRtKernelLookup = 507027,
+  kRtVectorCoreException = 507035,
   // aclnn: the codes of the two-phase operator interface.
   kAclnnNullPointer = 161001,
   kAclnnInvalidParam = 161002,

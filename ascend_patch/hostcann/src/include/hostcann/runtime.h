@@ -4,6 +4,8 @@
 
 #include <functional>
 #include <initializer_list>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "hostcann/acl_types.h"
@@ -93,6 +95,12 @@ struct Access {
   const void* address;
   size_t bytes;
   bool write;
+};
+
+// What `work` below throws when the device itself fails: its code is returned instead of kInternalError.
+struct DeviceError : std::runtime_error {
+  DeviceError(aclError code, const std::string& message) : std::runtime_error(message), code(code) {}
+  aclError code;
 };
 
 // Runs `work` on `stream` in stream order. `name` is the operator's name for traces and error messages and must
