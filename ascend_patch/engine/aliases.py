@@ -54,8 +54,13 @@ def find(index: Mapping[int, SlotChange], modules: Iterable[ModuleType]) -> Iter
     """Names in these modules that still hold what was replaced."""
     if not index:
         return
+    wanted = index.keys()
     for module in modules:
-        for name, value in list(vars(module).items()):
+        names = vars(module)
+        # Nearly every module holds nothing of ours; this way it costs no step of Python per name.
+        if wanted.isdisjoint(map(id, list(names.values()))):
+            continue
+        for name, value in list(names.items()):
             change = index.get(id(value))
             if change is not None and change.slot.stored is value:
                 yield Alias(module, name, change)
@@ -95,12 +100,14 @@ def loaded(package: str = "") -> list[ModuleType]:
 def imported_since(module: ModuleType, package: str) -> list[ModuleType]:
     """The package's modules that were first imported after `module` was: ``sys.modules`` keeps that order."""
     found = []
+    prefix = package + "."
     for name in reversed(list(sys.modules)):
         if name == module.__name__:
             break
-        neighbour = sys.modules.get(name)
-        if name.startswith(package + ".") and isinstance(neighbour, ModuleType):
-            found.append(neighbour)
+        if name.startswith(prefix):
+            neighbour = sys.modules.get(name)
+            if isinstance(neighbour, ModuleType):
+                found.append(neighbour)
     return found
 
 

@@ -40,9 +40,12 @@ class Journal:
         by_patch: dict[str, list[Change]] = {}
         for entry in self._entries:
             by_patch.setdefault(entry.patch, []).append(entry.change)
+        layers = {patch: aliases.followed(changes) for patch, changes in by_patch.items()}
+        replaced = {id: change for layer in layers.values() for id, change in layer.items()}
+        holding = {alias.module.__name__: alias.module for alias in aliases.find(replaced, modules)}
         places: dict[str, list[str]] = {}
-        for patch, changes in by_patch.items():  # in journal order: an alias climbs layer by layer to the top
-            for alias in list(aliases.find(aliases.followed(changes), modules)):
+        for patch, layer in layers.items():  # in journal order: an alias climbs layer by layer to the top
+            for alias in list(aliases.find(layer, holding.values())):
                 self._entries.append(Entry(patch, aliases.rewrite(alias, patch)))
                 places.setdefault(patch, []).append(str(alias))
         return places

@@ -1,7 +1,9 @@
 """Writing this process's record, where the other processes and the command line can read it.
 
-One folder per run, one JSON file per process. The run's id travels to child processes in the
-environment. Nothing here may make a process fail: a disk that is full costs the record only.
+One folder per run, one file of JSON lines per process: the whole record first, then what changed, so
+that a patch that comes into force costs one short write and a killed process loses nothing. The run's
+id travels to child processes in the environment. Nothing here may make a process fail: a disk that is
+full costs the record only.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import Any
 from .overlay import Overlay
 
 RUN_VARIABLE = "ASCEND_PATCH_RUN"
+SUFFIX = ".jsonl"
 
 
 def base_folder() -> Path:
@@ -60,10 +63,11 @@ class Recorder:
         self._overlay = overlay
         self._role = role
         self._facts = facts
-        self._last = ""
+        self._written: dict[str, Any] = {}
+        self._file = -1
         self._failed = False
         atexit.register(self.write)
-        os.register_at_fork(after_in_child=self.write)
+        os.register_at_fork(after_in_child=self._begin_in_child)
         # A process that multiprocessing forks gets its name, and with it its role, only after the fork.
         multiprocessing.util.register_after_fork(self, Recorder._in_child)
         self._safely(self._prepare)
@@ -75,6 +79,13 @@ class Recorder:
     def write(self) -> None:
         """Write a complete record now. Never raises."""
         self._safely(lambda: self._write(complete=True))
+
+    def _begin_in_child(self) -> None:
+        """After a fork the open file is the parent's."""
+        if self._file >= 0:
+            os.close(self._file)
+        self._file, self._written = -1, {}
+        self.write()
 
     def _in_child(self) -> None:
         """In a process that multiprocessing made: `atexit` does not run there, and the name is known by now."""
@@ -103,15 +114,14 @@ class Recorder:
             remove_old_runs()
 
     def _write(self, complete: bool) -> None:
-        folder = base_folder() / self.run
-        text = json.dumps(self._record(complete))
-        path = folder / f"{os.getpid()}.json"
-        if text == self._last and path.exists():
-            return
-        temporary = folder / f".{os.getpid()}.tmp"
-        temporary.write_text(text, "utf-8")
-        temporary.replace(path)
-        self._last = text
+        record = self._record(complete)
+        if self._file < 0:
+            path = base_folder() / self.run / f"{os.getpid()}{SUFFIX}"
+            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        news = changes(self._written, record)
+        if news:
+            os.write(self._file, json.dumps(news).encode() + b"\n")
+            self._written = record
 
     def _record(self, complete: bool = True) -> dict[str, Any]:
         overlay = self._overlay
@@ -134,6 +144,29 @@ class Recorder:
             "patches": patches,
             **self._facts(),
         }
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a record that are new or different; of its patches likewise, each as a whole."""
+    news = {key: value for key, value in new.items() if key != "patches" and old.get(key, ...) != value}
+    known = old.get("patches", {})
+    patches = {id: entry for id, entry in new["patches"].items() if known.get(id) != entry}
+    return news | ({"patches": patches} if patches else {})
+
+
+def merged(lines: bytes) -> dict[str, Any]:
+    """The record that a file's lines make together; a last line that is only half written is not counted.
+
+    Raises:
+        ValueError: there is no complete line, or one that is not JSON.
+    """
+    whole, _, _ = lines.rpartition(b"\n")
+    first, *others = [json.loads(line) for line in whole.split(b"\n")]
+    record: dict[str, Any] = first
+    for news in others:
+        patches = record.get("patches", {}) | news.get("patches", {})
+        record |= news | {"patches": patches}
+    return record
 
 
 def start_ticks(pid: int) -> int:

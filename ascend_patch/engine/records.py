@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .recording import RUN_VARIABLE, Recorder, base_folder, current_run, start_ticks
+from .recording import RUN_VARIABLE, SUFFIX, Recorder, base_folder, current_run, merged, start_ticks
 from .vocabulary import State
 
 __all__ = [
@@ -98,12 +97,12 @@ class Run:
     def records(self) -> tuple[Record, ...]:
         """The processes, in the order in which they started; unreadable files are left out."""
         found = []
-        for path in self.path.glob("*.json"):
+        for path in self.path.glob(f"*{SUFFIX}"):
             try:
-                record = Record(path, json.loads(path.read_bytes()))
+                record = Record(path, merged(path.read_bytes()))
                 if record.pid and isinstance(record.raw.get("started", 0), (int, float)):
                     found.append(record)
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 continue
         return tuple(sorted(found, key=lambda record: (record.raw.get("started", 0), record.pid)))
 

@@ -231,7 +231,7 @@ def test_settings(machine: Machine, toy: Toy) -> None:
 
 def record(toy: Toy, pid: int, patches: dict[str, dict[str, object]]) -> None:
     raw = {"pid": pid, "ticks": 1, "started": pid, "role": "main", "version": "1.5.0", "patches": patches}
-    write(toy.root / "runtime" / "ascend_patch" / "20260101T000000-1" / f"{pid}.json", json.dumps(raw))
+    write(toy.root / "runtime" / "ascend_patch" / "20260101T000000-1" / f"{pid}.jsonl", json.dumps(raw) + "\n")
 
 
 def test_last_run(machine: Machine, toy: Toy) -> None:

@@ -38,7 +38,7 @@ class Runs:
         }  # fmt: skip
         place = self.folder / run
         place.mkdir(parents=True, exist_ok=True)
-        (place / f"{pid}.json").write_text(json.dumps(record))
+        (place / f"{pid}.jsonl").write_text(json.dumps(record) + "\n")
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_the_last_run_is_shown_unless_an_older_one_still_runs(toy: Toy, runs: Ru
     runs.process("20260102T000000-2", 99999992, GOOD)
     assert toy("status", "--json").json["runs"][0]["id"] == "20260101T000000-1"
     assert "running" in toy("status").out
-    (runs.folder / "20260101T000000-1" / f"{os.getpid()}.json").unlink()
+    (runs.folder / "20260101T000000-1" / f"{os.getpid()}.jsonl").unlink()
     assert toy("status", "--json").json["runs"][0]["id"] == "20260102T000000-2"
 
 

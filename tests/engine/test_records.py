@@ -89,8 +89,25 @@ def test_unreadable_records_are_left_out(toy: Toy, runtime: Path) -> None:
     run = records.latest()
     assert run is not None
     for name, text in (("1", "{"), ("2", "[]"), ("3", '{"pid": "x"}'), ("4", "")):
-        (run.path / f"{name}.json").write_text(text)
+        (run.path / f"{name}.jsonl").write_text(text + "\n")
     assert [record.pid for record in records.Run(run.path).records] == [os.getpid()]
+
+
+def test_a_change_costs_one_line_and_a_killed_process_at_most_its_last(toy: Toy) -> None:
+    overlay = toy.overlay(GREET)
+    writer = recorder(overlay)
+    overlay.on_change = writer.changed
+    overlay.install()
+    toy.module("toy.core")
+    writer.write()
+    (path,) = records.latest().path.glob("*")  # type: ignore[union-attr]
+    whole, changed = [json.loads(line) for line in path.read_text().splitlines()]
+    assert whole["version"] == "1.0" and changed == {
+        "patches": {"toy.greet": {"state": "applied", "applied": ["toy.core"]}}
+    }
+    path.write_text(path.read_text() + '{"patches": {"toy.greet": {"sta')
+    (record,) = records.latest().records  # type: ignore[union-attr]
+    assert record.patches["toy.greet"]["state"] == "applied" and record.version == "1.0"
 
 
 def test_old_runs_are_removed(toy: Toy, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +117,7 @@ def test_old_runs_are_removed(toy: Toy, runtime: Path, monkeypatch: pytest.Monke
     living = base / "20190101T000000-1"
     living.mkdir()
     me = {"pid": os.getpid(), "ticks": records.start_ticks(os.getpid())}
-    (living / "1.json").write_text(json.dumps(me))
+    (living / "1.jsonl").write_text(json.dumps(me) + "\n")
     recorder(toy.overlay(GREET)).write()
     left = [run.id for run in records.runs()]
     assert len(left) == records.KEPT_RUNS + 1 and living.name in left and os.environ[records.RUN_VARIABLE] == left[0]
@@ -120,7 +137,7 @@ def stored(run: Path, pid: int, overlay: Overlay, role: str, **changes: object) 
     writer = recorder(overlay, role)
     raw = writer._record() | {"pid": pid, "ticks": 1, "started": float(pid)} | changes
     run.mkdir(parents=True, exist_ok=True)
-    (run / f"{pid}.json").write_text(json.dumps(raw))
+    (run / f"{pid}.jsonl").write_text(json.dumps(raw) + "\n")
 
 
 def test_agreement(toy: Toy, tmp_path: Path) -> None:
