@@ -90,10 +90,11 @@ def restore(undone: Iterable[SlotChange], kept: Iterable[Change], modules: Itera
 
 def loaded(package: str = "") -> list[ModuleType]:
     """The modules in ``sys.modules``, of one package or all."""
+    prefix = package + "."
     return [
         module
         for name, module in list(sys.modules.items())
-        if isinstance(module, ModuleType) and (not package or name == package or name.startswith(package + "."))
+        if (not package or name == package or name.startswith(prefix)) and isinstance(module, ModuleType)
     ]
 
 

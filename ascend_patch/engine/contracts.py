@@ -108,6 +108,7 @@ class ContractStore:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         self._sets: dict[str, ContractSet] = {}
+        self._files: set[str] | None = None
 
     @classmethod
     def of(cls, sets: Iterable[ContractSet]) -> ContractStore:
@@ -120,8 +121,9 @@ class ContractStore:
         """The versions that have contracts, oldest first."""
         from packaging.version import Version
 
-        names = {path.stem for path in self.folder.glob("*.json")} if self.folder.is_dir() else set()
-        return tuple(sorted(names | set(self._sets), key=Version))
+        if self._files is None:
+            self._files = {path.stem for path in self.folder.glob("*.json")} if self.folder.is_dir() else set()
+        return tuple(sorted(self._files | set(self._sets), key=Version))
 
     def get(self, version: str) -> ContractSet | None:
         """The contracts of exactly this version (its release, see `versions.release_of`)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import NamedTuple
 
@@ -25,11 +25,12 @@ class Journal:
         self._entries: list[Entry] = []
         self._overwritten: list[Entry] = []
 
-    def add(self, patch: str, changes: Iterable[Change], modules: Iterable[ModuleType]) -> list[str]:
+    def add(self, patch: str, changes: Iterable[Change], modules: Callable[[], Iterable[ModuleType]]) -> list[str]:
         """Enter changes that were just made, and make aliases in these modules follow; returns the aliases' places."""
         changes = list(changes)
         self._entries.extend(Entry(patch, change) for change in changes)
-        found = list(aliases.find(aliases.followed(changes), modules))
+        replaced = aliases.followed(changes)
+        found = list(aliases.find(replaced, modules())) if replaced else []
         for alias in found:
             self._entries.append(Entry(patch, aliases.rewrite(alias, patch)))
         return [str(alias) for alias in found]

@@ -112,23 +112,22 @@ class Overlay:
         for progress in self._in_order(name):
             if name not in progress.done:
                 progress.late.append(name)
-                self._apply(progress, module, aliases.loaded(self.package.name))
+                self._apply(progress, module, lambda: aliases.loaded(self.package.name))
 
     def _executed(self, module: ModuleType) -> None:
         """The finder's call: a target module has just executed, for the first time or again (reload)."""
         name = module.__name__
         with self._lock:
             self._journal.executed_again(module)
-        # Only modules imported while this one executed can have bound its names already.
-        neighbours = aliases.imported_since(module, self.package.name)
         for progress in self._in_order(name):
-            self._apply(progress, module, neighbours)
+            # Only modules imported while this one executed can have bound its names already.
+            self._apply(progress, module, lambda: aliases.imported_since(module, self.package.name))
         self.on_change()
 
     def _in_order(self, module: str) -> list[Progress]:
         return [item for item in self._progress.values() if module in item.modules]
 
-    def _apply(self, progress: Progress, module: ModuleType, neighbours: Iterable[ModuleType]) -> None:
+    def _apply(self, progress: Progress, module: ModuleType, neighbours: Callable[[], Iterable[ModuleType]]) -> None:
         """Make a patch's rewrites in one module, or take its whole feature back."""
         patch, variant = progress.decision.patch, progress.decision.variant
         assert variant is not None

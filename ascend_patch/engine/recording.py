@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -130,12 +131,8 @@ class Recorder:
             entry = {key: value for key, value in status._asdict().items() if value and key != "id"}
             patches[status.id] = entry | {"state": status.state.value}
         return {
-            "pid": os.getpid(),
-            "ticks": start_ticks(os.getpid()),
-            "started": _started_at(),
+            **_process(os.getpid()),
             "role": self._role(),
-            "command": list(sys.orig_argv),
-            "python": sys.version.split()[0],
             "package": overlay.plan.package,
             "version": overlay.plan.version,
             "fingerprint": overlay.fingerprint,
@@ -177,10 +174,15 @@ def start_ticks(pid: int) -> int:
         return 0
 
 
-def _started_at() -> float:
-    """Seconds since the epoch at which this process started."""
-    ticks = start_ticks(os.getpid())
-    if not ticks:
-        return time.time()
-    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    return round(time.time() - age, 1)
+@cache
+def _process(pid: int) -> dict[str, Any]:
+    """What does not change while this process lives."""
+    ticks = start_ticks(pid)
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK") if ticks else 0.0
+    return {
+        "pid": pid,
+        "ticks": ticks,
+        "started": round(time.time() - age, 1),  # seconds since the epoch
+        "command": list(sys.orig_argv),
+        "python": sys.version.split()[0],
+    }
