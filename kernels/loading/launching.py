@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -12,18 +12,21 @@ from ascend_patch.kernels.loading import acl, queue
 from ascend_patch.kernels.loading.search import find
 
 
-class _Bound(NamedTuple):
-    """One entry on one device, with everything that a launch would otherwise look up."""
+class _Plan(NamedTuple):
+    """One entry of a kernel, with everything that a launch would otherwise work out each time."""
 
-    function: int
+    pointers: tuple[int, ...]
     pack: Callable[..., bytes]
     size: int
-    pointers: tuple[int, ...]
+    functions: dict[int, int]
+    """Function handle on each device that was launched on so far."""
     launch: queue.Launch
     current_device: Callable[[], int]
 
 
-_bound: dict[tuple[str, str, int], _Bound] = {}
+_UNKNOWN = -2  # -1 is what a CPU tensor says
+
+_plans: dict[tuple[str, str], _Plan] = {}
 
 
 def launch(kernel: Kernel, entry: str, blocks: int, *arguments: Any) -> None:
@@ -33,74 +36,84 @@ def launch(kernel: Kernel, entry: str, blocks: int, *arguments: Any) -> None:
     fault surfaces at a later synchronisation; on hostcann with streams in order it surfaces here.
 
     Args:
-        blocks: how many cores run it, 1 to 65535 (CANN, aclrtLaunchKernelWithHostArgs).
+        blocks: how many cores run it, 1 to 65535 (CANN, aclrtLaunchKernel).
         arguments: one per declared parameter: a tensor for ``ptr`` (its first element's address; None is the null
             pointer), int or float for the others. The caller answers for layout and size.
 
     Raises:
         KernelUnavailable: no binary can be loaded here.
         KernelLaunchError: the runtime refused the launch, or the kernel faulted before this returned.
-        ValueError: an unknown entry, a tensor that is not on the device of the others.
+        ValueError: an unknown entry, or tensors that are not all on one NPU.
         TypeError: arguments that are not the declared parameters.
     """
-    device = -1
+    plan = _plans.get((kernel.name, entry)) or _plan(kernel, entry)
     values = list(arguments)
-    for argument in arguments:
-        if hasattr(argument, "data_ptr"):
-            device = argument.get_device()
-            break
-    bound = _bound.get((kernel.name, entry, device)) or _bind(kernel, entry, device)
+    device = _UNKNOWN
     try:
-        for place in bound.pointers:
+        for place in plan.pointers:
             tensor = values[place]
             if tensor is None:
                 values[place] = 0
                 continue
-            if tensor.get_device() != device:
-                raise ValueError(f"{entry}: argument {place} is on {tensor.device}, others are on npu:{device}")
+            found = tensor.get_device()
+            if found != device:
+                if device != _UNKNOWN or found < 0:
+                    raise _misplaced(entry, arguments, plan.pointers)
+                device = found
             values[place] = tensor.data_ptr()
-        packed = bound.pack(*values)
+        packed = plan.pack(*values)
     except (struct.error, AttributeError, IndexError) as error:
-        raise TypeError(
-            f"{entry} takes ({', '.join(kernel.parameters)}), not ({', '.join(map(_kind, arguments))}): {error}"
-        ) from None
-    if bound.current_device() == device:
-        code = bound.launch(bound.function, blocks, device, packed, bound.size, entry)
+        given = ", ".join(map(_kind, arguments))
+        raise TypeError(f"{entry} takes ({', '.join(kernel.parameters)}), not ({given}): {error}") from None
+    function = plan.functions.get(device) or _bind(kernel, entry, device, plan)
+    if plan.current_device() == device:
+        code = plan.launch(function, blocks, device, packed, plan.size, entry)
     else:
-        code = _launch_on(bound, blocks, device, packed, entry)
+        code = _launch_on(plan, function, blocks, device, packed, entry)
     if code:
         raise KernelLaunchError(str(acl.failure(f"launch of {entry}", code)))
 
 
-def _launch_on(bound: _Bound, blocks: int, device: int, packed: bytes, entry: str) -> int:
+def _launch_on(plan: _Plan, function: int, blocks: int, device: int, packed: bytes, entry: str) -> int:
     """A stream belongs to its device's context, which must be the thread's current one (CANN error 107003)."""
     import torch
 
     with torch.npu.device(device):
-        return bound.launch(bound.function, blocks, device, packed, bound.size, entry)
+        return plan.launch(function, blocks, device, packed, plan.size, entry)
+
+
+def _misplaced(entry: str, arguments: Sequence[Any], pointers: Sequence[int]) -> ValueError:
+    devices = ", ".join(str(arguments[place].device) for place in pointers if arguments[place] is not None)
+    return ValueError(f"{entry}: its tensors must be on one NPU, they are on {devices}")
 
 
 def _kind(argument: object) -> str:
     return "null" if argument is None else type(argument).__name__
 
 
-def _bind(kernel: Kernel, entry: str, device: int) -> _Bound:
-    import torch
+def _plan(kernel: Kernel, entry: str) -> _Plan:
     from torch_npu import _C
 
     if entry not in kernel.entries:
         raise ValueError(f"kernel {kernel.name} has no entry {entry!r}; it has {', '.join(kernel.entries)}")
+    layout = struct.Struct(kernel.layout)
+    pointers = tuple(place for place, word in enumerate(kernel.parameters) if word == "ptr")
+    plan = _Plan(pointers, layout.pack, layout.size, {}, queue.launcher(), _C._npu_getDevice)
+    _plans[kernel.name, entry] = plan
+    return plan
+
+
+def _bind(kernel: Kernel, entry: str, device: int, plan: _Plan) -> int:
+    import torch
+
     if device < 0:
-        raise ValueError(f"{entry}: no argument is a tensor on an NPU")
+        raise ValueError(f"{entry}: none of its arguments is a tensor, so there is no device to launch on")
     with torch.npu.device(device):
         loaded = find(kernel, device)
     if isinstance(loaded, str):
         raise KernelUnavailable(loaded)
-    layout = struct.Struct(kernel.layout)
-    pointers = tuple(place for place, word in enumerate(kernel.parameters) if word == "ptr")
-    bound = _Bound(loaded.functions[entry], layout.pack, layout.size, pointers, queue.launcher(), _C._npu_getDevice)
-    _bound[kernel.name, entry, device] = bound
-    return bound
+    plan.functions[device] = loaded.functions[entry]
+    return loaded.functions[entry]
 
 
 @cache

@@ -38,7 +38,7 @@ def forget() -> None:
     """Nothing was searched, loaded or listed yet."""
     catalogue.kernels.cache_clear()
     search.find.cache_clear()
-    launching._bound.clear()
+    launching._plans.clear()
 
 
 @pytest.fixture(scope="session")
