@@ -16,6 +16,8 @@ KERNEL = Kernel(
 )
 
 PADDING_SLOT = -1
+TILE = 2048
+"""Tokens that one core takes at a time (kTile in the source)."""
 
 
 def check(
@@ -82,19 +84,20 @@ def launch(
     block_size: int,
     slot_mapping: torch.Tensor,
 ) -> None:
-    """One launch; every core takes a share of the requests."""
+    """One launch; the cores take tiles of the requests' tokens, and of the padding behind them, in turn."""
     requests = query_start_loc.shape[0] - 1
+    capacity = slot_mapping.shape[0]
     loading.launch(
         KERNEL,
         "compute_slot_mapping",
-        max(1, min(loading.vector_cores(), requests)),
+        max(1, min(loading.vector_cores(), requests + capacity // TILE)),
         query_start_loc,
         positions,
         block_table,
         slot_mapping,
         requests,
         positions.shape[0],
-        slot_mapping.shape[0],
+        capacity,
         block_table.stride(0),
         block_size.bit_length() - 1,
     )
