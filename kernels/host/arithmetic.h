@@ -33,7 +33,8 @@ void RunBinary(const Instruction& vector, const AscendC::LocalTensor<T>& dst, co
 // e^x within 2 units in the last place, in arithmetic that vectorises: the C library's expf is called per element.
 inline float Exponential(float x) {
     float bounded = x < -104.0f ? -104.0f : x > 89.0f ? 89.0f : x;
-    float n = std::nearbyintf(bounded * 1.44269504f);
+    constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves no fraction bits
+    float n = (bounded * 1.44269504f + kRound) - kRound;
     float r = (bounded - n * 0.693359375f) + n * 2.12194440e-4f;
     float p = 1.9841270e-4f;  // Taylor series up to r^7; |r| <= ln(2)/2
     p = p * r + 1.3888889e-3f;

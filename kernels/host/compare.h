@@ -41,6 +41,34 @@ void CheckCompare(CMPMODE mode, size_t count) {
     }
 }
 
+// The bits of an element; they may alias its type.
+template <typename T>
+struct BitsOf;
+template <>
+struct BitsOf<half> {
+    using type [[gnu::may_alias]] = uint16_t;
+};
+template <>
+struct BitsOf<float> {
+    using type [[gnu::may_alias]] = uint32_t;
+};
+
+// to[i] = bit i of the mask ? one[i] : zero(i), in arithmetic on bits: a branch per element would be mispredicted.
+template <typename Bits, typename Zero>
+void SelectBits(Bits* to, const uint8_t* mask, const Bits* one, Zero zero, size_t count) {
+    size_t whole = count / 8;
+    for (size_t byte = 0; byte < whole; ++byte) {
+        uint32_t packed = mask[byte];
+        Bits chosen[8];
+        for (uint32_t bit = 0; bit < 8; ++bit) {
+            Bits keep = static_cast<Bits>(0u - ((packed >> bit) & 1u));
+            chosen[bit] = static_cast<Bits>((one[byte * 8 + bit] & keep) | (zero(byte * 8 + bit) & ~keep));
+        }
+        for (uint32_t bit = 0; bit < 8; ++bit) to[byte * 8 + bit] = chosen[bit];
+    }
+    for (size_t i = whole * 8; i < count; ++i) to[i] = (mask[i / 8] >> (i % 8)) & 1 ? one[i] : zero(i);
+}
+
 template <typename T>
 constexpr bool kComparable = kOneOf<T, half, float, int32_t>;
 
@@ -107,10 +135,12 @@ void Select(const LocalTensor<T>& dst, const LocalTensor<U>& selMask, const Loca
     CheckOverlap(to, count * sizeof(T), one, count * sizeof(T));
     CheckOverlap(to, count * sizeof(T), zero, count * sizeof(T));
     CheckOverlap(to, count * sizeof(T), bits, mask_elements * sizeof(U));
-    for (size_t i = 0; i < count; ++i) {
-        size_t bit = repeated ? i % repeat : i;
-        T selected = one[i], other = zero[i];
-        to[i] = (bits[bit / 8] >> (bit % 8)) & 1 ? selected : other;
+    using Bits = typename BitsOf<T>::type;
+    for (size_t first = 0; first < count; first += repeated ? repeat : count) {
+        size_t length = repeated ? std::min(repeat, count - first) : count;
+        const Bits* other = reinterpret_cast<const Bits*>(zero + first);
+        SelectBits(reinterpret_cast<Bits*>(to + first), bits, reinterpret_cast<const Bits*>(one + first),
+                   [other](size_t i) { return other[i]; }, length);
     }
 }
 
@@ -131,11 +161,11 @@ void Select(const LocalTensor<T>& dst, const LocalTensor<U>& selMask, const Loca
     T* to = Elements(vector, dst, "dst", Use::kWrite, count);
     CheckOverlap(to, count * sizeof(T), one, count * sizeof(T));
     CheckOverlap(to, count * sizeof(T), bits, mask_elements * sizeof(U));
-    ASCENDC_HOST_VECTORISE
-    for (size_t i = 0; i < count; ++i) {
-        T selected = one[i];
-        to[i] = (bits[i / 8] >> (i % 8)) & 1 ? selected : src1;
-    }
+    using Bits = typename BitsOf<T>::type;
+    Bits other;
+    std::memcpy(&other, &src1, sizeof(other));
+    SelectBits(reinterpret_cast<Bits*>(to), bits, reinterpret_cast<const Bits*>(one), [other](size_t) { return other; },
+               count);
 }
 
 }  // namespace AscendC

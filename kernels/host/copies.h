@@ -57,8 +57,6 @@ struct Rows {
     size_t count, length, global_step, local_step, local_length;
 };
 
-inline size_t LocalExtent(const Rows& rows) { return (rows.count - 1) * rows.local_step + rows.local_length; }
-
 inline void CheckRows(uint32_t count, uint32_t length, size_t element) {
     if (count > 4095) Fail(ASCENDC_HOST_VALUE, "blockCount %u is outside 0..4095", count);
     if (length > 2097151) Fail(ASCENDC_HOST_VALUE, "blockLen %u is outside 0..2097151", length);
@@ -69,18 +67,21 @@ inline void CheckRows(uint32_t count, uint32_t length, size_t element) {
 
 template <typename T>
 void LoadRows(const Instruction& copy, const AscendC::LocalTensor<T>& dst, const AscendC::GlobalTensor<T>& src,
-              const Rows& rows, uint32_t alignment, size_t left, const T& value, bool value_given) {
+              const Rows& rows, uint32_t alignment, const AscendC::DataCopyPadExtParams<T>& pad) {
     const LocalHandle& handle = Handles::Of(dst);
     TouchLocal(copy, handle, "dst", Use::kReadWrite, 0);
     for (size_t row = 0; row < rows.count; ++row) {
         uint8_t* to = TouchLocal(copy, handle, "dst", Use::kWrite, rows.local_length, kBlock, row * rows.local_step);
         const uint8_t* from = Handles::Touch(src, copy, row * rows.global_step, rows.length, alignment, false);
+        size_t left = pad.leftPadding, padded = left + rows.length / sizeof(T), all = rows.local_length / sizeof(T);
         std::memcpy(to + left * sizeof(T), from, rows.length);
-        size_t padded = left + rows.length / sizeof(T), all = rows.local_length / sizeof(T);
-        if (padded == all && left == 0) continue;
-        // Without paddingValue the documentation promises the first element at best, and nothing with paddings.
-        T fill = value;
-        if (!value_given) std::memcpy(&fill, left == 0 ? from : to, sizeof(T));
+        if (left == 0 && padded == all) continue;
+        // Without paddingValue the documentation promises the row's first element, and nothing next to paddings.
+        T fill = pad.paddingValue;
+        if (!pad.isPad) {
+            std::memcpy(&fill, from, sizeof(T));
+            if (left != 0 || pad.rightPadding != 0) std::memset(static_cast<void*>(&fill), kPoison, sizeof(T));
+        }
         for (size_t i = 0; i < left; ++i) std::memcpy(to + i * sizeof(T), &fill, sizeof(T));
         for (size_t i = padded; i < all; ++i) std::memcpy(to + i * sizeof(T), &fill, sizeof(T));
     }
@@ -112,7 +113,7 @@ void DataCopy(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const DataC
     if (params.blockCount == 0 || length == 0) return;
     Rows rows{params.blockCount, length, length + size_t{params.srcStride} * kBlock,
               length + size_t{params.dstStride} * kBlock, length};
-    LoadRows(copy, dst, src, rows, sizeof(T), 0, T{}, false);
+    LoadRows(copy, dst, src, rows, sizeof(T), {});
 }
 
 template <typename T>
@@ -134,7 +135,7 @@ void DataCopy(const LocalTensor<T>& dst, const GlobalTensor<T>& src, uint32_t co
     Instruction copy(kCopyIn, "DataCopy", line);
     size_t bytes = size_t{count} * sizeof(T);
     CheckWhole(bytes);
-    if (bytes != 0) LoadRows(copy, dst, src, Rows{1, bytes, 0, 0, bytes}, sizeof(T), 0, T{}, false);
+    if (bytes != 0) LoadRows(copy, dst, src, Rows{1, bytes, 0, 0, bytes}, sizeof(T), {});
 }
 
 template <typename T>
@@ -176,7 +177,7 @@ void DataCopyPad(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const Da
     size_t local = RoundUp(params.blockLen + (size_t{pad.leftPadding} + pad.rightPadding) * sizeof(T));
     Rows rows{params.blockCount, params.blockLen, size_t{params.blockLen} + params.srcStride,
               local + size_t{params.dstStride} * kBlock, local};
-    LoadRows(copy, dst, src, rows, 1, pad.leftPadding, pad.paddingValue, pad.isPad);
+    LoadRows(copy, dst, src, rows, 1, pad);
 }
 
 template <typename T>

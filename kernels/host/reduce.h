@@ -41,11 +41,22 @@ struct Smallest {
 // The first extreme of `count` elements.
 template <typename Order, typename T>
 std::pair<T, uint32_t> Extreme(const T* values, uint32_t count) {
-    T best = values[0];
-    for (uint32_t i = 1; i < count; ++i) best = Order::Better(values[i], best) ? values[i] : best;
+    // Several running extremes, so that the loop vectorises.
+    constexpr uint32_t kWays = 64 / sizeof(T);
+    T best[kWays];
+    std::fill(best, best + kWays, values[0]);
+    uint32_t whole = count / kWays * kWays;
+    for (uint32_t first = 0; first < whole; first += kWays) {
+        for (uint32_t i = 0; i < kWays; ++i) {
+            T value = values[first + i];
+            best[i] = Order::Better(value, best[i]) ? value : best[i];
+        }
+    }
+    for (uint32_t i = whole; i < count; ++i) best[0] = Order::Better(values[i], best[0]) ? values[i] : best[0];
+    for (T value : best) best[0] = Order::Better(value, best[0]) ? value : best[0];
     uint32_t index = 0;
-    while (index + 1 < count && !(values[index] == best)) ++index;
-    return {best, index};
+    while (index + 1 < count && !(values[index] == best[0])) ++index;
+    return {best[0], index};
 }
 
 inline uint32_t CeilDivide(uint32_t a, uint32_t b) { return (a + b - 1) / b; }

@@ -134,9 +134,10 @@ constexpr bool kOneOf = (std::is_same_v<T, Types> || ...);
 // with one number too many does not compile.
 struct Line {
     int number;
+    constexpr explicit Line(int line) : number(line) {}
 };
 
 }  // namespace ascendc_host
 
 #define ASCENDC_HOST_LINE \
-    ::ascendc_host::Line line = ::ascendc_host::Line { __builtin_LINE() }
+    ::ascendc_host::Line line = ::ascendc_host::Line(__builtin_LINE())
