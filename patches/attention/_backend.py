@@ -7,6 +7,7 @@ layout "BnBsH" of CANN's fused inference attention.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -25,8 +26,7 @@ from vllm.v1.kv_cache_interface import AttentionSpec
 from vllm.v1.kv_cache_layout import KVCacheLayout
 
 from ascend_patch import npu
-
-_PREFERRED_BLOCK_SIZE = 128
+from ascend_patch.patches.attention._layout import KV_BLOCK_SIZE
 
 
 class AscendAttentionBackend(AttentionBackend):
@@ -50,11 +50,11 @@ class AscendAttentionBackend(AttentionBackend):
 
     @staticmethod
     def get_supported_kernel_block_sizes(kv_cache_spec: Any = None) -> list[int | MultipleOf]:
-        return [MultipleOf(_PREFERRED_BLOCK_SIZE)]
+        return [MultipleOf(KV_BLOCK_SIZE)]
 
     @classmethod
     def get_preferred_block_size(cls, default_block_size: int) -> int:
-        return _PREFERRED_BLOCK_SIZE
+        return KV_BLOCK_SIZE
 
     @classmethod
     def supports_sliding_window(cls) -> bool:
@@ -147,7 +147,8 @@ class AscendAttentionImpl(AttentionImpl[AscendAttentionMetadata]):
     """Attention of one layer.
 
     Raises:
-        NotImplementedError: for ALiBi, logit soft-capping, attention sinks or anything but decoder attention.
+        NotImplementedError: for ALiBi, logit soft-capping, attention sinks or anything but decoder attention; for
+            a type and head size that no attention operator of this SoC takes.
     """
 
     def __init__(
@@ -184,8 +185,18 @@ class AscendAttentionImpl(AttentionImpl[AscendAttentionMetadata]):
         self.shares_kv = kv_sharing_target_layer_name is not None
         self._cache: torch.Tensor | None = None
         self._keys = self._values = self._flat_keys = self._flat_values = torch.empty(0)
-        dtype = torch.get_default_dtype()
-        self._attend = self._attend_paged if npu.paged_attention_supports(dtype, head_size) else self._attend_gathered
+        self._attend = self._choose(torch.get_default_dtype())
+
+    def _choose(self, dtype: torch.dtype) -> Callable[[torch.Tensor, AscendAttentionMetadata], torch.Tensor]:
+        if npu.paged_attention_supports(dtype, self.head_size):
+            return self._attend_paged
+        if npu.varlen_attention_supports(dtype, self.head_size):
+            return self._attend_gathered
+        raise NotImplementedError(
+            f"{npu.device_name()} has no attention operator that ascend_patch knows for {dtype} and head size"
+            f" {self.head_size}: fused inference attention (910B, 910_93, 950) wants float16 or bfloat16 and a"
+            " multiple of 16 up to 512; flash attention (910B, 910_93) also takes float32, up to 768. Try --dtype float16."
+        )
 
     def forward(
         self,

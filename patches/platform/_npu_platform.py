@@ -10,14 +10,12 @@ from vllm.logger import init_logger
 from vllm.platforms.interface import Platform, PlatformEnum
 
 from ascend_patch import npu
+from ascend_patch.patches.attention._layout import KV_BLOCK_SIZE
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
 logger = init_logger("vllm.ascend_patch.platform")
-
-# The fused attention operators page the KV cache in blocks of 128 tokens.
-KV_BLOCK_SIZE = 128
 
 
 class NPUPlatform(Platform):

@@ -157,3 +157,14 @@ def test_a_drifted_required_patch_is_refused(tmp_path: Path, tiny_llama: str) ->
     done = start_engine(tiny_llama, tmp_path, PYTHONPATH=str(tmp_path))
     assert_refused(done, patch)
     assert target in done.stdout + done.stderr
+
+
+def test_a_soc_without_an_attention_operator_is_refused_with_a_remedy(tmp_path: Path, tiny_llama: str) -> None:
+    """310P has neither fused inference attention in TND nor flash attention: said at start, not in the first step."""
+    variables = overlay_environment(HOSTCANN_SOC="Ascend310P3")
+    code = START_AN_ENGINE.replace('"float32"', '"float16"')
+    done = subprocess.run([sys.executable, "-c", code, tiny_llama], env=variables, cwd=tmp_path, timeout=180,
+                          capture_output=True, text=True, stdin=subprocess.DEVNULL)  # fmt: skip
+    output = done.stdout + done.stderr
+    assert done.returncode != 0 and "AN ENGINE STARTED" not in output
+    assert "Ascend310P3 has no attention operator that ascend_patch knows for torch.float16" in output, output[-3000:]
