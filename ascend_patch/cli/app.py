@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast
 import typer
 from typer.core import TyperGroup
 
-from ascend_patch.cli import diff, docs, doctor, listing, run, show, status, switch, verify
+from ascend_patch.cli import diff, docs, doctor, kernels, listing, run, show, status, switch, verify
 from ascend_patch.cli.errors import USAGE, Refusal
 from ascend_patch.cli.output import complain
 from ascend_patch.engine.errors import OverlayError
@@ -165,3 +165,5 @@ for name, short, function, text, examples in _COMMANDS:
         # What follows the command of `run` belongs to that command, also when it looks like an option of ours.
         context_settings={"allow_interspersed_args": name != "run"},
     )(function)
+
+app.add_typer(kernels.app, name="kernels", short_help=kernels.SHORT, help=kernels.HELP, epilog=kernels.EXAMPLES)

@@ -39,15 +39,15 @@ def announce(text: str) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds a folder against other processes; makes it if need be.
+def locked(folder: Path, name: str) -> Iterator[None]:
+    """Holds what is called `name` in a folder against other processes and threads; makes the folder if need be.
 
     Raises:
         BuildError: the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
+        lock = (folder / f".{name}.lock").open("w")
     except OSError as error:
         raise BuildError(
             f"{folder} cannot be written ({error.strerror}): set HOSTCANN_CACHE to another folder"

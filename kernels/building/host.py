@@ -21,6 +21,7 @@ FLAGS = (
     # The device neither contracts products and sums nor traps, and its integers wrap around.
     *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fwrapv"),
 )
+NATIVE = "-march=native"
 PARALLEL = 2
 """Compilations at the same time, as for hostcann: CI machines have two cores."""
 SIZES = {"ptr": 8, "i32": 4, "u32": 4, "i64": 8, "f32": 4}
@@ -37,11 +38,21 @@ def build(kernel: Kernel) -> Path:
     target = root / f"{kernel.name}-{_key(kernel, toolchain)}"
     if (target / FILE).is_file():
         return target
-    with files.locked(root):
+    with files.locked(root, kernel.name):
         if not (target / FILE).is_file():
             with files.staged(target) as staging:
                 _compile([kernel], toolchain, staging, native=True)
     return target
+
+
+def build_all(kernels: Iterable[Kernel]) -> list[Path]:
+    """`build` for several kernels, `PARALLEL` at a time; the folders in order.
+
+    Raises:
+        BuildError: of the first kernel that fails.
+    """
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        return list(pool.map(build, kernels))
 
 
 def build_into(kernels: Iterable[Kernel], output: Path) -> Path:
@@ -51,7 +62,7 @@ def build_into(kernels: Iterable[Kernel], output: Path) -> Path:
         BuildError: as `build`.
     """
     target = output.absolute() / host_target().name
-    with files.locked(target.parent), files.staged(target) as staging:
+    with files.locked(target.parent, target.name), files.staged(target) as staging:
         _compile(kernels, _toolchain(), staging, native=False)
     return target
 
@@ -77,7 +88,7 @@ def _toolchain() -> Toolchain:
 
 def _command(toolchain: Toolchain, source: Path, output: Path, native: bool) -> list[str]:
     # Native code is for the cache alone: a folder that someone carries to another CPU must run there.
-    flags = [*FLAGS, "-march=native"] if native else FLAGS
+    flags = [*FLAGS, NATIVE] if native else FLAGS
     return [*toolchain.command, *flags, f"-I{HEADERS}", f"-I{source.parent}", "-x", "c++", "-", "-o", str(output)]
 
 
@@ -89,7 +100,7 @@ def _key(kernel: Kernel, toolchain: Toolchain) -> str:
             translation_unit(kernel),
             catalogue.source_digest(kernel),
             toolchain.identity,
-            " ".join(FLAGS),
+            " ".join((*FLAGS, NATIVE)),
             machine_features(),
             *headers,
         ]

@@ -39,7 +39,7 @@ def build(kernel: Kernel, target: Target) -> Path:
     folder = root / f"{kernel.name}-{key}"
     if (folder / FILE).is_file():
         return folder
-    with files.locked(root):
+    with files.locked(root, kernel.name):
         if not (folder / FILE).is_file():
             with files.staged(folder) as staging:
                 files.announce(f"compiling {kernel.name} for {target.name} with aclrtc")

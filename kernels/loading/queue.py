@@ -118,7 +118,7 @@ def _build() -> Path:
     folder = root / f"queue_launcher-{key}"
     library = folder / "queue_launcher.so"
     if not library.is_file():
-        with files.locked(root):
+        with files.locked(root, SOURCE.stem):
             if not library.is_file():
                 with files.staged(folder) as staging:
                     files.announce(f"compiling the launcher with {toolchain.command[0]}")
