@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -63,10 +64,19 @@ aclError check_image(const char* api, const char* data, size_t bytes) {
   return kSuccess;
 }
 
+// A path to an open file that no earlier load had. dlopen takes a path it knows for the library it knows, and file numbers
+// come again; slashes and dots that mean nothing make the difference.
+std::string fresh_path(int file) {
+  static std::atomic<uint64_t> loads{0};
+  std::string path = "/proc/self/fd";
+  for (uint64_t count = ++loads; count != 0; count >>= 1) path += count & 1 ? "/." : "/";
+  return path + "/" + std::to_string(file);
+}
+
 aclError load(const char* api, const char* data, size_t bytes, void** handle) {
   if (current_device() < 0) return fail(kRtContextNull, "%s: no device is set on this thread", api);
   if (const aclError error = check_image(api, data, bytes)) return error;
-  // A file of our own: the caller may change or remove his, and dlopen would take two files of one path for one.
+  // A file of our own: the caller may change or remove his.
   const int file = memfd_create("hostcann-kernel", MFD_CLOEXEC);
   if (file < 0) return fail(kRtMemoryAllocation, "%s: memfd_create: %s", api, std::strerror(errno));
   size_t written = 0;
@@ -78,7 +88,7 @@ aclError load(const char* api, const char* data, size_t bytes, void** handle) {
   void* library = nullptr;
   std::string reason = "the host refuses the memory";
   if (written == bytes) {
-    library = dlopen(("/proc/self/fd/" + std::to_string(file)).c_str(), RTLD_NOW | RTLD_LOCAL);
+    library = dlopen(fresh_path(file).c_str(), RTLD_NOW | RTLD_LOCAL);
     if (library == nullptr) reason = dlerror();
   }
   close(file);
