@@ -103,22 +103,13 @@ namespace AscendC {
         ascendc_host::RunBinary(vector, dst, src0, src1, count,                                                     \
                                 [](T a, T b) { return static_cast<T>(expression); });                               \
     }                                                                                                               \
-    template <typename T, bool isSetMask = true>                                                                    \
-    void Name(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, uint64_t mask,     \
+    template <typename T, bool isSetMask = true, typename Mask>                                                     \
+    void Name(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, Mask mask,             \
               uint8_t repeatTime, const BinaryRepeatParams& params, ASCENDC_HOST_LINE) {                            \
         static_assert(isSetMask, #Name ": masks set outside the call are not modelled");                            \
         static_assert(ascendc_host::kOneOf<T, __VA_ARGS__>, #Name ": dtype not in the documented table");           \
         ascendc_host::Instruction vector(ascendc_host::kVector, #Name, line);                                       \
-        ascendc_host::RunLanes(vector, dst, src0, src1, ascendc_host::Lanes::First(mask, 256 / sizeof(T)),          \
-                               repeatTime, params, [](T a, T b) { return static_cast<T>(expression); });            \
-    }                                                                                                               \
-    template <typename T, bool isSetMask = true>                                                                    \
-    void Name(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1,                    \
-              const uint64_t mask[], uint8_t repeatTime, const BinaryRepeatParams& params, ASCENDC_HOST_LINE) {     \
-        static_assert(isSetMask, #Name ": masks set outside the call are not modelled");                            \
-        static_assert(ascendc_host::kOneOf<T, __VA_ARGS__>, #Name ": dtype not in the documented table");           \
-        ascendc_host::Instruction vector(ascendc_host::kVector, #Name, line);                                       \
-        ascendc_host::RunLanes(vector, dst, src0, src1, ascendc_host::Lanes::Bits(mask, 256 / sizeof(T)),           \
+        ascendc_host::RunLanes(vector, dst, src0, src1, ascendc_host::LanesOf<T>(mask),          \
                                repeatTime, params, [](T a, T b) { return static_cast<T>(expression); });            \
     }
 
@@ -140,13 +131,13 @@ ASCENDC_HOST_BINARY(Or, a | b, int16_t, uint16_t)
         ascendc_host::Instruction vector(ascendc_host::kVector, #Name, line);                                       \
         ascendc_host::RunUnary(vector, dst, src, count, [](T x) { return static_cast<T>(expression); });            \
     }                                                                                                               \
-    template <typename T, bool isSetMask = true>                                                                    \
-    void Name(const LocalTensor<T>& dst, const LocalTensor<T>& src, uint64_t mask, uint8_t repeatTime,              \
+    template <typename T, bool isSetMask = true, typename Mask>                                                     \
+    void Name(const LocalTensor<T>& dst, const LocalTensor<T>& src, Mask mask, uint8_t repeatTime,                  \
               const UnaryRepeatParams& params, ASCENDC_HOST_LINE) {                                                 \
         static_assert(isSetMask, #Name ": masks set outside the call are not modelled");                            \
         static_assert(ascendc_host::kOneOf<T, __VA_ARGS__>, #Name ": dtype not in the documented table");           \
         ascendc_host::Instruction vector(ascendc_host::kVector, #Name, line);                                       \
-        ascendc_host::RunLanes(vector, dst, src, ascendc_host::Lanes::First(mask, 256 / sizeof(T)), repeatTime,     \
+        ascendc_host::RunLanes(vector, dst, src, ascendc_host::LanesOf<T>(mask), repeatTime,     \
                                {params.dstBlkStride, params.dstRepStride},                                          \
                                {params.srcBlkStride, params.srcRepStride},                                          \
                                [](T x) { return static_cast<T>(expression); });                                     \
@@ -174,15 +165,15 @@ ASCENDC_HOST_UNARY(Not, ~x, int16_t, uint16_t)
         ascendc_host::CheckScalar(#Name, s);                                                                        \
         ascendc_host::RunUnary(vector, dst, src, count, [s](T x) { return static_cast<T>(expression); });           \
     }                                                                                                               \
-    template <typename T, bool isSetMask = true>                                                                    \
+    template <typename T, bool isSetMask = true, typename Mask>                                                     \
     void Name(const LocalTensor<T>& dst, const LocalTensor<T>& src, const ascendc_host::Same<T>& scalarValue,       \
-              uint64_t mask, uint8_t repeatTime, const UnaryRepeatParams& params, ASCENDC_HOST_LINE) {              \
+              Mask mask, uint8_t repeatTime, const UnaryRepeatParams& params, ASCENDC_HOST_LINE) {                  \
         static_assert(isSetMask, #Name ": masks set outside the call are not modelled");                            \
         static_assert(ascendc_host::kOneOf<T, __VA_ARGS__>, #Name ": dtype not in the documented table");           \
         ascendc_host::Instruction vector(ascendc_host::kVector, #Name, line);                                       \
         const T s = scalarValue;                                                                                    \
         ascendc_host::CheckScalar(#Name, s);                                                                        \
-        ascendc_host::RunLanes(vector, dst, src, ascendc_host::Lanes::First(mask, 256 / sizeof(T)), repeatTime,     \
+        ascendc_host::RunLanes(vector, dst, src, ascendc_host::LanesOf<T>(mask), repeatTime,     \
                                {params.dstBlkStride, params.dstRepStride},                                          \
                                {params.srcBlkStride, params.srcRepStride},                                          \
                                [s](T x) { return static_cast<T>(expression); });                                    \

@@ -140,8 +140,8 @@ void Cast(const LocalTensor<T>& dst, const LocalTensor<U>& src, const RoundMode&
     ConvertMany<T, U>(to, from, count, roundMode, scale);
 }
 
-template <typename T, typename U, bool isSetMask = true>
-void Cast(const LocalTensor<T>& dst, const LocalTensor<U>& src, const RoundMode& roundMode, uint64_t mask,
+template <typename T, typename U, bool isSetMask = true, typename Mask>
+void Cast(const LocalTensor<T>& dst, const LocalTensor<U>& src, const RoundMode& roundMode, Mask mask,
           uint8_t repeatTime, const UnaryRepeatParams& params, ASCENDC_HOST_LINE) {
     using namespace ascendc_host;
     constexpr uint32_t modes = CastModes<T, U>();
@@ -150,7 +150,7 @@ void Cast(const LocalTensor<T>& dst, const LocalTensor<U>& src, const RoundMode&
     Instruction vector(kVector, "Cast", line);
     CheckMode(modes, roundMode);
     float scale = static_cast<float>(vector.core.deq_scale);
-    RunLanes(vector, dst, src, Lanes::First(mask, kRepeatBytes / std::max(sizeof(T), sizeof(U))), repeatTime,
+    RunLanes(vector, dst, src, LanesOf<std::conditional_t<(sizeof(T) > sizeof(U)), T, U>>(mask), repeatTime,
              {params.dstBlkStride, params.dstRepStride}, {params.srcBlkStride, params.srcRepStride},
              [=](U value) { return Convert<T, U>(value, roundMode, scale); });
 }

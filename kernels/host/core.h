@@ -40,11 +40,6 @@ struct Flag {
 
 enum class Atomic : uint8_t { kNone, kAdd, kMax, kMin };
 
-struct Mask {
-    uint64_t bits[2] = {~0ull, ~0ull};
-    bool counter = false;
-};
-
 struct Core {
     alignas(64) uint8_t memory[kBufferBytes];
     uint32_t used = 0;
@@ -53,7 +48,6 @@ struct Core {
     std::vector<Queue> queues;
     Flag flags[kEvents][kEventIds];
     Order order;
-    Mask mask;
     Atomic atomic = Atomic::kNone;
     int atomic_type = 0;
     half deq_scale = static_cast<half>(1.0f);
@@ -72,7 +66,6 @@ struct Core {
         queues.clear();
         for (auto& ids : flags) std::fill(std::begin(ids), std::end(ids), Flag{});
         order = Order{};
-        mask = Mask{};
         atomic = Atomic::kNone;
         deq_scale = static_cast<half>(1.0f);
         dirty_lines.clear();

@@ -1,4 +1,4 @@
-// Duplicate, index vectors, Gather.
+// Duplicate, Brcb, Copy, index vectors, Gather.
 #pragma once
 
 #include "arithmetic.h"
@@ -18,8 +18,8 @@ void Duplicate(const LocalTensor<T>& dst, const ascendc_host::Same<T>& scalarVal
     std::fill(to, to + elements, value);
 }
 
-template <typename T, bool isSetMask = true>
-void Duplicate(const LocalTensor<T>& dst, const ascendc_host::Same<T>& scalarValue, uint64_t mask, uint8_t repeatTime,
+template <typename T, bool isSetMask = true, typename Mask>
+void Duplicate(const LocalTensor<T>& dst, const ascendc_host::Same<T>& scalarValue, Mask mask, uint8_t repeatTime,
                uint16_t dstBlockStride, uint8_t dstRepeatStride, ASCENDC_HOST_LINE) {
     using namespace ascendc_host;
     static_assert(kOneOf<T, int16_t, uint16_t, half, bfloat16_t, int32_t, uint32_t, float>,
@@ -27,12 +27,45 @@ void Duplicate(const LocalTensor<T>& dst, const ascendc_host::Same<T>& scalarVal
     static_assert(isSetMask, "Duplicate: masks set outside the call are not modelled");
     Instruction vector(kVector, "Duplicate", line);
     constexpr uint32_t lanes = kRepeatBytes / sizeof(T);
-    Lanes active = Lanes::First(mask, lanes);
+    Lanes active = LanesOf<T>(mask);
     Strides to{dstBlockStride, dstRepeatStride};
     T* output = TouchLanes(vector, dst, "dst", Use::kWrite, active, lanes, repeatTime, to);
     for (uint32_t repeat = 0; repeat < repeatTime; ++repeat) {
-        for (uint32_t lane = 0; lane < lanes && active[lane]; ++lane) *At(output, to, repeat, lane) = scalarValue;
+        for (uint32_t lane = 0; lane < lanes; ++lane) {
+            if (active[lane]) *At(output, to, repeat, lane) = scalarValue;
+        }
     }
+}
+
+// Each of the 8 elements of a repeat fills one 32-byte block.
+template <typename T>
+void Brcb(const LocalTensor<T>& dst, const LocalTensor<T>& src, uint8_t repeatTime, const BrcbRepeatParams& params,
+          ASCENDC_HOST_LINE) {
+    using namespace ascendc_host;
+    static_assert(kOneOf<T, int16_t, uint16_t, half, bfloat16_t, int32_t, uint32_t, float>,
+                  "Brcb: dtype not in the documented table");
+    Instruction vector(kVector, "Brcb", line);
+    if (params.dstBlkStride == 0) Fail(ASCENDC_HOST_VALUE, "dstBlkStride 0 is undefined");
+    const T* from = Elements(vector, src, "src", Use::kRead, size_t{repeatTime} * 8);
+    for (uint32_t i = 0; i < repeatTime * 8u; ++i) {
+        size_t block = size_t{i / 8} * params.dstRepStride + size_t{i % 8} * params.dstBlkStride;
+        uint8_t* to = TouchLocal(vector, Handles::Of(dst), "dst", Use::kWrite, kBlock, kBlock, block * kBlock);
+        CheckOverlap(to, kBlock, from, size_t{repeatTime} * 8 * sizeof(T));
+        std::fill_n(reinterpret_cast<T*>(to), kBlock / sizeof(T), from[i]);
+    }
+}
+
+// Inside the unified buffer, with a mask and strides.
+template <typename T, bool isSetMask = true, typename Mask>
+void Copy(const LocalTensor<T>& dst, const LocalTensor<T>& src, Mask mask, uint8_t repeatTime,
+          const CopyRepeatParams& params, ASCENDC_HOST_LINE) {
+    using namespace ascendc_host;
+    static_assert(kOneOf<T, int16_t, uint16_t, half, bfloat16_t, int32_t, uint32_t, float>,
+                  "Copy: dtype not in the documented table");
+    static_assert(isSetMask, "Copy: masks set outside the call are not modelled");
+    Instruction vector(kVector, "Copy", line);
+    RunLanes(vector, dst, src, LanesOf<T>(mask), repeatTime, {params.dstStride, params.dstRepeatSize},
+             {params.srcStride, params.srcRepeatSize}, [](T x) { return x; });
 }
 
 // firstValue, firstValue + 1, ...

@@ -11,5 +11,6 @@
 #include "compare.h"
 #include "copies.h"
 #include "fill.h"
+#include "fused.h"
 #include "reduce.h"
 #include "sync.h"

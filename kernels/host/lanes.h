@@ -9,6 +9,7 @@
 // The loops below run over operands that are either the same memory or disjoint (CheckOverlap), so the compiler may
 // vectorise them without looking for dependences.
 #if defined(__clang__)
+#pragma clang diagnostic ignored "-Wpass-failed"  // not every operation can be vectorised; that is no mistake
 #define ASCENDC_HOST_VECTORISE _Pragma("clang loop vectorize(assume_safety)")
 #else
 #define ASCENDC_HOST_VECTORISE _Pragma("GCC ivdep")
@@ -40,6 +41,15 @@ struct Lanes {
     static Lanes Bits(const uint64_t mask[], uint32_t lanes) { return {{mask[0], lanes > 64 ? mask[1] : 0}}; }
     bool operator[](uint32_t lane) const { return (bits[lane / 64] >> (lane % 64)) & 1; }
 };
+
+template <typename T>
+Lanes LanesOf(const uint64_t* bits) {
+    return Lanes::Bits(bits, kRepeatBytes / sizeof(T));
+}
+template <typename T, typename Count, std::enable_if_t<std::is_integral_v<Count>, bool> = true>
+Lanes LanesOf(Count count) {
+    return Lanes::First(static_cast<uint64_t>(count), kRepeatBytes / sizeof(T));
+}
 
 // One operand of a level-0 instruction.
 struct Strides {

@@ -150,12 +150,36 @@ void ExtremeOfRepeats(const Instruction& vector, const AscendC::LocalTensor<T>& 
 }
 
 template <typename T>
-Lanes LanesOf(int32_t mask) {
-    return Lanes::First(static_cast<uint64_t>(mask), kRepeatBytes / sizeof(T));
+T SumOfActive(T* values, const bool*, uint32_t count) {
+    return TreeSum(values, count);
 }
-template <typename T>
-Lanes LanesOf(const uint64_t* mask) {
-    return Lanes::Bits(mask, kRepeatBytes / sizeof(T));
+
+template <typename Order, typename T>
+T ExtremeOfActive(const T* values, const bool* active, uint32_t count) {
+    T best{};
+    bool any = false;
+    for (uint32_t i = 0; i < count; ++i) {
+        if (!active[i] || (any && !Order::Better(values[i], best))) continue;
+        best = values[i];
+        any = true;
+    }
+    return best;
+}
+
+template <typename T, typename Combine>
+void BlocksOfRepeats(const Instruction& vector, const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>& src,
+                     const Lanes& mask, int32_t repeats, int32_t dst_stride, int32_t block_stride,
+                     int32_t repeat_stride, Combine combine) {
+    constexpr uint32_t per_block = kBlock / sizeof(T), blocks = kRepeatBytes / kBlock;
+    ForEachRepeat(vector, src, mask, repeats, block_stride, repeat_stride, [&](uint32_t repeat, T* values) {
+        for (uint32_t block = 0; block < blocks; ++block) {
+            bool active[per_block], any = false;
+            for (uint32_t i = 0; i < per_block; ++i) any |= active[i] = mask[block * per_block + i];
+            if (!any) continue;
+            size_t at = (size_t{repeat} * static_cast<size_t>(dst_stride)) * blocks + block;
+            *Result(vector, dst, at, 1, 8 * sizeof(T)) = combine(values + block * per_block, active, per_block);
+        }
+    });
 }
 
 }  // namespace ascendc_host
@@ -199,7 +223,7 @@ void ReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src, const Local
 }
 
 // One sum per repeat; dstRepStride in elements.
-template <typename T, bool isSetMask = true, typename MaskT = int32_t>
+template <typename T, bool isSetMask = true, typename MaskT>
 void WholeReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src, const MaskT mask, const int32_t repeatTime,
                     const int32_t dstRepStride, const int32_t srcBlkStride, const int32_t srcRepStride,
                     ASCENDC_HOST_LINE) {
@@ -213,8 +237,45 @@ void WholeReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src, const 
                   });
 }
 
+// One result per 32-byte block with an active lane, eight per repeat; dstRepStride in results of a repeat.
+#define ASCENDC_HOST_BLOCKS_OF(Name, combine)                                                                        \
+    template <typename T, bool isSetMask = true, typename Mask>                                                      \
+    void Name(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t repeatTime, const Mask mask,       \
+              const int32_t dstRepStride, const int32_t srcBlkStride, const int32_t srcRepStride,                    \
+              ASCENDC_HOST_LINE) {                                                                                   \
+        static_assert(isSetMask, #Name ": masks set outside the call are not modelled");                             \
+        ascendc_host::Instruction vector(ascendc_host::kVector, #Name, line);                                        \
+        ascendc_host::BlocksOfRepeats(vector, dst, src, ascendc_host::LanesOf<T>(mask), repeatTime, dstRepStride,    \
+                                      srcBlkStride, srcRepStride, [](auto* v, const auto* on, uint32_t n) {          \
+                                          return ascendc_host::combine(v, on, n);                                    \
+                                      });                                                                            \
+    }
+ASCENDC_HOST_BLOCKS_OF(BlockReduceSum, SumOfActive)
+ASCENDC_HOST_BLOCKS_OF(BlockReduceMax, ExtremeOfActive<ascendc_host::Largest>)
+ASCENDC_HOST_BLOCKS_OF(BlockReduceMin, ExtremeOfActive<ascendc_host::Smallest>)
+#undef ASCENDC_HOST_BLOCKS_OF
+
+// Sums of neighbours, half a repeat of results; dstRepStride in half repeats (128 bytes).
+template <typename T, bool isSetMask = true, typename Mask>
+void PairReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t repeatTime, const Mask mask,
+                   const int32_t dstRepStride, const int32_t srcBlkStride, const int32_t srcRepStride,
+                   ASCENDC_HOST_LINE) {
+    using namespace ascendc_host;
+    static_assert(isSetMask, "PairReduceSum: masks set outside the call are not modelled");
+    Instruction vector(kVector, "PairReduceSum", line);
+    constexpr uint32_t pairs = kRepeatBytes / sizeof(T) / 2;
+    Lanes lanes = LanesOf<T>(mask);
+    ForEachRepeat(vector, src, lanes, repeatTime, srcBlkStride, srcRepStride, [&](uint32_t repeat, T* values) {
+        for (uint32_t pair = 0; pair < pairs; ++pair) {
+            if (!lanes[2 * pair] && !lanes[2 * pair + 1]) continue;
+            size_t at = size_t{repeat} * size_t(dstRepStride) * pairs + pair;
+            *Result(vector, dst, at, 1, kBlock) = static_cast<T>(values[2 * pair] + values[2 * pair + 1]);
+        }
+    });
+}
+
 #define ASCENDC_HOST_WHOLE(Name, Order)                                                                              \
-    template <typename T, bool isSetMask = true, typename MaskT = int32_t>                                           \
+    template <typename T, bool isSetMask = true, typename MaskT>                                                     \
     void Name(const LocalTensor<T>& dst, const LocalTensor<T>& src, const MaskT mask, const int32_t repeatTime,      \
               const int32_t dstRepStride, const int32_t srcBlkStride, const int32_t srcRepStride,                    \
               ReduceOrder order = ReduceOrder::ORDER_VALUE_INDEX, ASCENDC_HOST_LINE) {                               \

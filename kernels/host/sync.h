@@ -83,6 +83,25 @@ void SyncAll(ASCENDC_HOST_LINE) {
     ascendc_host::Enter("SyncAll", line);
 }
 
+// The same through global memory; the workspaces hold 32 bytes per block and are zero before the launch.
+template <bool isAIVOnly = true>
+void SyncAll(const GlobalTensor<int32_t>& gmWorkspace, const LocalTensor<int32_t>& ubWorkspace,
+             const int32_t usedCores = 0, ASCENDC_HOST_LINE) {
+    using namespace ascendc_host;
+    Core& core = Enter("SyncAll", line);
+    uint64_t need = uint64_t{core.blocks} * 8;
+    if (usedCores != 0 && usedCores != static_cast<int32_t>(core.blocks)) {
+        Fail(ASCENDC_HOST_VALUE, "a SyncAll of %d of %u blocks is not modelled", usedCores, core.blocks);
+    }
+    if (gmWorkspace.GetSize() != 0 && gmWorkspace.GetSize() < need) {
+        Fail(ASCENDC_HOST_GM_BOUNDS, "the workspace needs 32 bytes for each of the %u blocks", core.blocks);
+    }
+    if (ubWorkspace.GetSize() < need) {
+        Fail(ASCENDC_HOST_UB_BOUNDS, "the local workspace needs 32 bytes for each of the %u blocks", core.blocks);
+    }
+    SyncAll<isAIVOnly>(line);
+}
+
 // Scalar writes to global memory stay in the core's data cache until they are cleaned.
 template <typename T, CacheLine entireType, DcciDst dcciDst = DcciDst::CACHELINE_OUT>
 void DataCacheCleanAndInvalid(const GlobalTensor<T>& tensor, ASCENDC_HOST_LINE) {

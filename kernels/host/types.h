@@ -43,13 +43,9 @@ enum class RoundMode : uint8_t { CAST_NONE, CAST_RINT, CAST_FLOOR, CAST_CEIL, CA
 enum class CMPMODE : uint8_t { LT, GT, EQ, LE, GE, NE };
 enum class SELMODE : uint8_t { VSEL_CMPMASK_SPR, VSEL_TENSOR_SCALAR_MODE, VSEL_TENSOR_TENSOR_MODE };
 enum class ReduceOrder : uint8_t { ORDER_VALUE_INDEX, ORDER_INDEX_VALUE, ORDER_ONLY_VALUE, ORDER_ONLY_INDEX };
-enum class MaskMode : uint8_t { NORMAL, COUNTER };
 
 enum class CacheLine : uint8_t { SINGLE_CACHE_LINE, ENTIRE_DATA_CACHE };
 enum class DcciDst : uint8_t { CACHELINE_ALL, CACHELINE_UB, CACHELINE_OUT, CACHELINE_ATOMIC };
-
-constexpr uint64_t MASK_PLACEHOLDER = 0;
-constexpr int32_t ONE_BLK_SIZE = 32;
 
 // Strides and lengths in 32-byte blocks. Constructors have exactly the documented arity, so that a braced list of
 // four or five numbers picks one overload of DataCopyPad and not another.
@@ -120,6 +116,23 @@ struct BinaryRepeatParams {
     uint8_t dstRepStride = 8;
     uint8_t src0RepStride = 8;
     uint8_t src1RepStride = 8;
+};
+
+struct BrcbRepeatParams {
+    constexpr BrcbRepeatParams() = default;
+    constexpr BrcbRepeatParams(uint16_t block, uint16_t repeat) : dstBlkStride(block), dstRepStride(repeat) {}
+    uint16_t dstBlkStride = 1;
+    uint16_t dstRepStride = 8;
+};
+
+struct CopyRepeatParams {
+    constexpr CopyRepeatParams() = default;
+    constexpr CopyRepeatParams(uint16_t dstBlk, uint16_t srcBlk, uint16_t dstRep, uint16_t srcRep)
+        : dstStride(dstBlk), srcStride(srcBlk), dstRepeatSize(dstRep), srcRepeatSize(srcRep) {}
+    uint16_t dstStride = 1;
+    uint16_t srcStride = 1;
+    uint16_t dstRepeatSize = 8;
+    uint16_t srcRepeatSize = 8;
 };
 
 }  // namespace AscendC
