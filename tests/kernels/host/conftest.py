@@ -102,15 +102,26 @@ class Program:
 class Builder:
     """Compiles kernels with one compiler, each source once per session."""
 
-    def __init__(self, compiler: str, folder: Path) -> None:
+    def __init__(self, compiler: str, folder: Path, *flags: str) -> None:
         self.compiler = compiler
         self.folder = folder
+        self.flags = flags
         self._built: dict[str, Program] = {}
 
     def command(self, source: Path, output: Path) -> list[str]:
         # clang stops after twenty errors, and a test wants to see more.
         every = ["-ferror-limit=0"] if "clang" in self.compiler else []
-        return [self.compiler, *FLAGS, *every, f"-I{HEADERS}", f"-I{source.parent}", "-o", str(output), str(source)]
+        return [
+            self.compiler,
+            *FLAGS,
+            *every,
+            *self.flags,
+            f"-I{HEADERS}",
+            f"-I{source.parent}",
+            "-o",
+            str(output),
+            str(source),
+        ]
 
     def compile(self, text: str, entries: Sequence[str]) -> subprocess.CompletedProcess[str]:
         lines = [text, '#include "entry.h"', *(f"ASCENDC_HOST_ENTRY({entry})" for entry in entries)]
@@ -151,6 +162,12 @@ def build(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def build_once(tmp_path_factory: pytest.TempPathFactory) -> Builder:
     """Builds with the first installed compiler, where the compiler does not matter."""
     return Builder(installed()[0], tmp_path_factory.mktemp("kernels"))
+
+
+@pytest.fixture(scope="session")
+def build_mutants(tmp_path_factory: pytest.TempPathFactory) -> Builder:
+    """Builds quickly: many sources, small inputs. A mutation may leave a variable unused, which is not what is tested."""
+    return Builder(installed()[-1], tmp_path_factory.mktemp("mutants"), "-O0", "-w")
 
 
 @pytest.fixture(scope="session")
