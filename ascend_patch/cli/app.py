@@ -48,6 +48,8 @@ Environment:
   VLLM_ASCEND_PATCH_ONLY        apply only these ids, the required ones among them
   VLLM_ASCEND_PATCH_STRICT=1    any drift is an error
   ASCEND_PATCH_DEVICE           auto (default), npu, or host (a CANN for the CPU)
+  ASCEND_PATCH_KERNELS=0        no AscendC kernels: their PyTorch references run
+  ASCEND_PATCH_KERNEL_PATH      a folder of built kernels, searched first
   NO_COLOR=1                    no colours
 
 Settings that last are in ascend_patch.toml: 'ascend-patch disable --help'."""

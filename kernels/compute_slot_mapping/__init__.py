@@ -10,7 +10,7 @@ from ascend_patch.kernels.declaration import Kernel
 KERNEL = Kernel(
     name="compute_slot_mapping",
     why="One launch per step instead of a search, a gather and arithmetic on int64, which vector cores do not have.",
-    replaces=11,
+    replaces=9,
     entries=("compute_slot_mapping",),
     parameters=("ptr", "ptr", "ptr", "ptr", "i32", "i32", "i32", "i32", "i32"),
 )

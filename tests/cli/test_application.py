@@ -11,7 +11,7 @@ import pytest
 
 from .conftest import Result, Toy
 
-COMMANDS = ("list", "show", "diff", "status", "enable", "disable", "doctor", "verify", "run", "docs")
+COMMANDS = ("list", "show", "diff", "status", "enable", "disable", "doctor", "verify", "run", "docs", "kernels")
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_each_command_has_examples_on_lines_of_their_own(toy: Toy, command: str)
 
 
 def test_commands_that_show_something_have_json(toy: Toy) -> None:
-    for command in set(COMMANDS) - {"docs"}:
+    for command in set(COMMANDS) - {"docs", "kernels"}:
         assert "--json" in toy(command, "--help").out, command
 
 
