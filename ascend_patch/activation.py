@@ -160,11 +160,13 @@ def _overlay(settings: Any, device: environment.DeviceDecision) -> None:
     from ascend_patch.engine.contracts import ContractStore
     from ascend_patch.engine.planning import make_plan
     from ascend_patch.engine.sources import SourceTree
+    from ascend_patch.engine.standing import assumed
 
     patches = registry.load()
     settings.validate(patches)
     tree = SourceTree.open(package=_boot.PACKAGE)
-    plan = make_plan(patches, tree, ContractStore(contracts_folder()), settings.selection)
+    standing = assumed(settings.assume_version, settings.origins.get("assume_version", ""))
+    plan = make_plan(patches, tree, ContractStore(contracts_folder()), settings.selection, standing)
     run, first = recording.current_run()
     overlay = engine.Overlay(
         engine.Package(_boot.PACKAGE, start_gates=START_GATES), plan, patches, finder=_state.finder, warn=first

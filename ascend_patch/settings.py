@@ -22,13 +22,14 @@ from .engine.registry import Registry
 FILE = "ascend_patch.toml"
 DEVICES = ("auto", "npu", "host")
 _LISTS = ("disable", "only", "enable")
-_KEYS = (*_LISTS, "strict", "device")
+_KEYS = (*_LISTS, "strict", "device", "assume_version")
 _VARIABLES = {
     "disable": "VLLM_ASCEND_PATCH_DISABLE",
     "only": "VLLM_ASCEND_PATCH_ONLY",
     "enable": "VLLM_ASCEND_PATCH_ENABLE",
     "strict": "VLLM_ASCEND_PATCH_STRICT",
     "device": "ASCEND_PATCH_DEVICE",
+    "assume_version": "VLLM_ASCEND_PATCH_ASSUME_VERSION",
 }
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 
@@ -41,6 +42,7 @@ class Settings:
 
     Attributes:
         device: ``auto``, ``npu`` or ``host``.
+        assume_version: the vLLM version to choose patches by, whatever is installed; '' to go by what is found.
         origins: where each setting comes from, e.g. ``{"device": "ASCEND_PATCH_DEVICE", "disable ops.x": "a.toml:3"}``.
     """
 
@@ -49,6 +51,7 @@ class Settings:
     enable: frozenset[str] = frozenset()
     strict: bool = False
     device: str = "auto"
+    assume_version: str = ""
     origins: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -140,7 +143,7 @@ def _merged(sources: list[_Source]) -> Settings:
                     chosen[id] = key
                     origins[f"{key} {id}"] = source.origin(key)
     for source in reversed(sources):
-        for key in ("only", "strict", "device"):
+        for key in ("only", "strict", "device", "assume_version"):
             if key in source.values:
                 values[key] = frozenset(source.values[key]) if key == "only" else source.values[key]
                 origins[key] = source.origin(key)
@@ -163,8 +166,10 @@ def _from_environment(environ: Mapping[str, str]) -> _Source:
             values[key] = [item for item in re.split(r"[,\s]+", text) if item]
         elif key == "strict":
             values[key] = _truth(text, variable)
-        else:
+        elif key == "device":
             values[key] = _device(text.strip().lower(), variable)
+        else:
+            values[key] = _version(text.strip(), variable)
     return _Source(values, "environment")
 
 
@@ -178,6 +183,14 @@ def _truth(text: str, where: str) -> bool:
 def _device(text: str, where: str) -> str:
     if text not in DEVICES:
         raise SettingsError(f"{where}: there is no device {text!r}: choose one of {', '.join(DEVICES)}")
+    return text
+
+
+def _version(text: str, where: str) -> str:
+    from .engine.versions import is_version
+
+    if not is_version(text):
+        raise SettingsError(f"{where}: {text!r} is no version: write it like 0.32.0")
     return text
 
 
@@ -211,6 +224,8 @@ def _from_text(path: Path, text: str) -> _Source:
             raise SettingsError(f"{where}: strict must be true or false")
         if key == "device":
             _device(value if isinstance(value, str) else repr(value), where)
+        if key == "assume_version":
+            _version(value if isinstance(value, str) else repr(value), where)
     return source
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ascend_patch.engine.planning import Plan, Selection
     from ascend_patch.engine.registry import Registry
     from ascend_patch.engine.sources import SourceTree
+    from ascend_patch.engine.standing import Standing
     from ascend_patch.engine.vocabulary import Patch
     from ascend_patch.settings import Settings
 
@@ -137,7 +138,19 @@ class Workspace:
         """What would be applied to `tree`."""
         from ascend_patch.engine.planning import make_plan
 
-        return make_plan(self.registry, tree, self.store, self.settings.selection if selection is None else selection)
+        wanted = self.settings.selection if selection is None else selection
+        return make_plan(self.registry, tree, self.store, wanted, self.standing)
+
+    @cached_property
+    def standing(self) -> Standing | None:
+        """The version that the settings say to assume; None when they say nothing, or are not readable."""
+        from ascend_patch.engine.errors import OverlayError
+        from ascend_patch.engine.standing import assumed
+
+        try:
+            return assumed(self.settings.assume_version, self.settings.origins.get("assume_version", ""))
+        except OverlayError:  # said elsewhere, by the commands that need the settings
+            return None
 
 
 def of(context: typer.Context) -> Workspace:

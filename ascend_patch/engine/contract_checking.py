@@ -49,9 +49,13 @@ class Finding(NamedTuple):
 Known = Sequence[tuple[str, Contract]]
 
 
-def check(tree: SourceTree, variant: Variant, store: ContractStore) -> tuple[Finding, ...]:
-    """Compare every target of a variant with the tree. Reads and, where it must, parses only the targets' files."""
-    nearest = list(store.by_distance(tree.version, variant.versions))
+def check(tree: SourceTree, variant: Variant, store: ContractStore, version: str = "") -> tuple[Finding, ...]:
+    """Compare every target of a variant with the tree. Reads and, where it must, parses only the targets' files.
+
+    Args:
+        version: the known version the tree is taken for; its own when left out.
+    """
+    nearest = list(store.by_distance(version or tree.version, variant.versions))
     findings = []
     for rewrite in variant.rewrites:
         known = [(item.version, item.targets[rewrite.target]) for item in nearest if rewrite.target in item.targets]

@@ -13,6 +13,7 @@ from .contract_checking import UNCHECKED, Finding, check
 from .contracts import ContractStore
 from .registry import Registry, references
 from .sources import SourceTree
+from .standing import Standing, stand
 from .versions import fits, unmet
 from .vocabulary import Add, Patch, Replace, State, Variant
 
@@ -67,6 +68,16 @@ class Decision(NamedTuple):
         return self.state is State.PENDING
 
     @property
+    def unneeded(self) -> bool:
+        """Whether this version works without the patch."""
+        return self.state is State.SKIPPED and self.variant is not None and bool(self.variant.unneeded)
+
+    @property
+    def settled(self) -> bool:
+        """Whether what requires this patch has what it wants."""
+        return self.accepted or self.unneeded
+
+    @property
     def unchecked(self) -> tuple[str, ...]:
         """Targets that no contract mentions."""
         return tuple(finding.target for finding in self.findings if finding.problem == UNCHECKED)
@@ -74,11 +85,16 @@ class Decision(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """The decisions for one version of the package, in the order of application."""
+    """The decisions for one version of the package, in the order of application.
+
+    Attributes:
+        standing: the version by which the variants were chosen.
+    """
 
     package: str
     version: str
     decisions: Mapping[str, Decision]
+    standing: Standing
     strict: bool = False
 
     def __iter__(self) -> Iterator[Decision]:
@@ -104,14 +120,15 @@ class Plan:
 
     def warnings(self) -> list[str]:
         """What is worth one warning: optional patches that drifted, and targets nobody has a contract for."""
-        lines = [self._sentence(item) for item in self if item.state is State.DRIFTED and not self._stops(item)]
+        lines = [self.standing.reason] if self.standing.reason else []
+        lines += [self._sentence(item) for item in self if item.state is State.DRIFTED and not self._stops(item)]
         for item in self.accepted:
             if item.unchecked and not self.strict:
                 lines.append(f"patch {item.patch.id}: no contract for {', '.join(item.unchecked)}")
         return lines
 
     def _stops(self, decision: Decision) -> bool:
-        if decision.patch.required and not decision.accepted:
+        if decision.patch.required and not decision.settled:
             return True
         return self.strict and (decision.state is State.DRIFTED or bool(decision.accepted and decision.unchecked))
 
@@ -136,33 +153,45 @@ def sentence(package: str, version: str, patch: Patch, state: State, reason: str
     return f"{duty} {patch.id} {verb} on {package} {version}: {reason}: see 'ascend-patch diff {patch.id}'"
 
 
-def make_plan(registry: Registry, tree: SourceTree, store: ContractStore, selection: Selection | None = None) -> Plan:
+def make_plan(
+    registry: Registry,
+    tree: SourceTree,
+    store: ContractStore,
+    selection: Selection | None = None,
+    standing: Standing | None = None,
+) -> Plan:
     """Decide about every patch from the sources alone; nothing of the package is imported or changed.
+
+    Args:
+        standing: the version to choose variants by; decided by number and contracts when left out.
 
     Raises:
         SourceError: the tree's version is unknown.
         ContractError: a contract file is unreadable.
     """
     selection = selection or Selection()
-    decisions = {patch.id: _decide(patch, tree, store, selection) for patch in registry}
+    standing = standing or stand(registry, tree, store)
+    decisions = {patch.id: _decide(patch, tree, store, selection, standing.version) for patch in registry}
     _settle_conflicts(registry, decisions, selection)
     _settle_slots(decisions)
     _settle_features(registry, decisions)
-    return Plan(tree.package, tree.version, decisions, selection.strict)
+    return Plan(tree.package, tree.version, decisions, standing, selection.strict)
 
 
-def _decide(patch: Patch, tree: SourceTree, store: ContractStore, selection: Selection) -> Decision:
+def _decide(patch: Patch, tree: SourceTree, store: ContractStore, selection: Selection, version: str) -> Decision:
     off = selection.off(patch)
     if off:
         return Decision(patch, None, State.DISABLED, off)
-    variant = next((item for item in patch.variants if fits(tree.version, item.versions)), None)
+    variant = next((item for item in patch.variants if fits(version, item.versions)), None)
     if variant is None:
         ranges = " or ".join(item.versions for item in patch.variants)
         return Decision(patch, None, State.SKIPPED, f"it covers {tree.package} {ranges}{_version_hint(tree.version)}")
+    if variant.unneeded:
+        return Decision(patch, variant, State.SKIPPED, f"not needed: {variant.unneeded}")
     needs = unmet(variant.needs)
     if needs:
         return Decision(patch, variant, State.SKIPPED, f"it needs {' and '.join(needs)}")
-    findings = check(tree, variant, store)
+    findings = check(tree, variant, store, version)
     drifted = [f"{finding.target}: {finding.text}" for finding in findings if finding.drifted]
     if drifted:
         return Decision(patch, variant, State.DRIFTED, "; ".join(drifted), findings)
@@ -202,7 +231,7 @@ def _settle_slots(decisions: dict[str, Decision]) -> None:
 def _settle_features(registry: Registry, decisions: dict[str, Decision]) -> None:
     """Let features stand or fall together, see `fallen_with`."""
     for patch in registry:  # requirements come first, so their fate is known
-        missing = [id for id in patch.requires if not decisions[id].accepted]
+        missing = [id for id in patch.requires if not decisions[id].settled]
         if decisions[patch.id].accepted and missing:
             parts = [f"{id}, which is {decisions[id].state.value} ({decisions[id].reason})" for id in missing]
             decisions[patch.id] = _out(decisions[patch.id], f"it requires {' and '.join(parts)}")

@@ -135,6 +135,7 @@ class Recorder:
             "role": self._role(),
             "package": overlay.plan.package,
             "version": overlay.plan.version,
+            "taken_for": overlay.plan.standing._asdict() if overlay.plan.standing.reason else {},
             "fingerprint": overlay.fingerprint,
             "strict": overlay.plan.strict,
             "gate_passed": overlay.gate_passed,

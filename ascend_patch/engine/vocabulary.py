@@ -152,11 +152,14 @@ class Variant:
         versions: PEP 440 specifier of the patched package, with a lower and an upper bound.
         rewrites: the changes, in the order in which they are made.
         needs: further distributions with their ranges, e.g. ``("torch-npu>=2.9,<2.15",)``.
+        unneeded: instead of rewrites: why these versions work without the patch. It then counts as in force
+            for the patches that require it.
     """
 
     versions: str
-    rewrites: tuple[Rewrite, ...]
+    rewrites: tuple[Rewrite, ...] = ()
     needs: tuple[str, ...] = ()
+    unneeded: str = ""
 
     def __post_init__(self) -> None:
         clauses = [clause.strip() for clause in self.versions.split(",")]
@@ -165,8 +168,23 @@ class Variant:
         upper = any(clause.startswith("<") for clause in clauses)
         if not pinned and not (lower and upper):
             raise DeclarationError(f"variant range {self.versions!r} needs a lower and an upper bound")
-        if not self.rewrites:
-            raise DeclarationError(f"variant {self.versions!r} rewrites nothing")
+        if not self.rewrites and not self.unneeded:
+            raise DeclarationError(f"variant {self.versions!r} rewrites nothing and does not say why")
+        if self.rewrites and self.unneeded:
+            raise DeclarationError(f"variant {self.versions!r} is unneeded and has rewrites")
+
+
+@dataclass(frozen=True)
+class Expiry:
+    """A sign, found in the sources, that upstream no longer needs a patch.
+
+    Attributes:
+        target: ``module:qualname`` of something upstream.
+        without: the sign is that it exists and no longer mentions this name or text; '' when existing is the sign.
+    """
+
+    target: str
+    without: str = ""
 
 
 @dataclass(frozen=True)
@@ -184,7 +202,8 @@ class Patch:
         conflicts: ids of patches that must not be applied together with this one.
         on: whether it is on unless the user says otherwise.
         upstream: issue, pull request or source line that this follows.
-        unnecessary_when: how to recognise that upstream no longer needs it.
+        unnecessary_when: how to recognise that upstream no longer needs it, for people.
+        expires: the same for `verify`: when one of these signs is there, the patch is reported.
         module: the module that declares it; filled in by the registry.
     """
 
@@ -198,6 +217,7 @@ class Patch:
     on: bool = True
     upstream: str = ""
     unnecessary_when: str = ""
+    expires: tuple[Expiry, ...] = ()
     module: str = ""
 
     def __post_init__(self) -> None:
