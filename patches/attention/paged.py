@@ -14,7 +14,7 @@ PATCH = Patch(
     requires=("platform.npu", "worker.slot_mapping"),
     variants=(
         Variant(
-            versions=">=0.32.0,<0.33",
+            versions=">=0.32.0,<0.34",
             rewrites=(
                 Register(
                     f"{_REGISTRY}:_ATTN_OVERRIDES",

@@ -11,7 +11,7 @@ PATCH = Patch(
     why="vLLM caches compiled graphs by its own version and settings, but what was traced depends on the patches, too.",
     variants=(
         Variant(
-            versions=">=0.32.0,<0.33",
+            versions=">=0.32.0,<0.34",
             rewrites=(Wrap("vllm.envs:compile_factors", by=":with_patch_set"),),
         ),
     ),

@@ -16,7 +16,7 @@ PATCH = Patch(
     requires=("platform.npu",),
     variants=(
         Variant(
-            versions=">=0.32.0,<0.33",
+            versions=">=0.32.0,<0.34",
             rewrites=(
                 Add(f"{_ACTIVATION}:SiluAndMul.forward_oot", by=":silu_and_mul"),
                 Add(f"{_ACTIVATION}:NewGELU.forward_oot", by=":gelu_tanh"),

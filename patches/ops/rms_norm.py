@@ -16,7 +16,7 @@ PATCH = Patch(
     requires=("platform.npu",),
     variants=(
         Variant(
-            versions=">=0.32.0,<0.33",
+            versions=">=0.32.0,<0.34",
             rewrites=(
                 Add(f"{_LAYERNORM}:RMSNorm.forward_oot", by=":rms_norm"),
                 Add(f"{_LAYERNORM}:GemmaRMSNorm.forward_oot", by=":gemma_rms_norm"),

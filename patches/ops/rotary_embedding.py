@@ -16,7 +16,7 @@ PATCH = Patch(
     requires=("platform.npu",),
     variants=(
         Variant(
-            versions=">=0.32.0,<0.33",
+            versions=">=0.32.0,<0.34",
             rewrites=(
                 Add(f"{_ROTARY}.base:RotaryEmbedding.forward_oot", by=":rotary_embedding"),
                 # A subclass with a rotation of its own; it must not inherit ours.

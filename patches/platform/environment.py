@@ -14,7 +14,7 @@ PATCH = Patch(
     why="vLLM warns of, or refuses, every variable that begins with VLLM_ and is not in its list.",
     variants=(
         Variant(
-            versions=">=0.32.0,<0.33",
+            versions=">=0.32.0,<0.34",
             rewrites=(
                 Register(_VARIABLES, key="VLLM_ASCEND_AUTOPATCH", value=":autopatch"),
                 Register(_VARIABLES, key="VLLM_ASCEND_PATCH_DISABLE", value=":disable"),

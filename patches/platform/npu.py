@@ -10,7 +10,7 @@ PATCH = Patch(
     required=True,
     variants=(
         Variant(
-            versions=">=0.32.0,<0.33",
+            versions=">=0.32.0,<0.34",
             rewrites=(
                 Register(
                     "vllm.platforms:builtin_platform_plugins",

@@ -12,7 +12,7 @@ PATCH = Patch(
     why="A forked child cannot use its parent's NPU context, or torch's thread pools; vLLM looks for CUDA only.",
     variants=(
         Variant(
-            versions=">=0.32.0,<0.33",
+            versions=">=0.32.0,<0.34",
             rewrites=(Wrap("vllm.utils.system_utils:_maybe_force_spawn", by=":spawn_unless_told_otherwise"),),
         ),
     ),

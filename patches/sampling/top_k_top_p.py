@@ -13,7 +13,7 @@ PATCH = Patch(
     requires=("platform.npu",),
     variants=(
         Variant(
-            versions=">=0.32.0,<0.33",
+            versions=">=0.32.0,<0.34",
             rewrites=(Replace("vllm.v1.sample.ops.topk_topp_sampler:apply_top_k_top_p", by=":apply_top_k_top_p"),),
         ),
     ),
@@ -22,13 +22,14 @@ PATCH = Patch(
 )
 
 
-def apply_top_k_top_p(logits: Any, k: Any, p: Any) -> Any:
+def apply_top_k_top_p(logits: Any, k: Any, p: Any, has_topp_only_rows: bool = True) -> Any:
     """Set what top-k or top-p excludes to minus infinity.
 
     Args:
         logits: ``[num_requests, vocab_size]`` float32.
         k: ``[num_requests]`` int32 (the profiling run brings int64, which the operator refuses), or None for no top-k.
         p: ``[num_requests]`` float32, or None for no top-p.
+        has_topp_only_rows: a hint to vLLM's Triton kernel, since 0.33; the operator needs none.
     """
     if k is None and p is None:
         return logits

@@ -11,7 +11,7 @@ PATCH = Patch(
     requires=("platform.npu",),
     variants=(
         Variant(
-            versions=">=0.32.0,<0.33",
+            versions=">=0.32.0,<0.34",
             rewrites=(
                 Retarget(
                     "vllm.v1.worker.gpu_worker:Worker.init_device",

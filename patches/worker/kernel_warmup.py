@@ -13,7 +13,7 @@ PATCH = Patch(
     requires=("worker.init_device",),
     variants=(
         Variant(
-            versions=">=0.32.0,<0.33",
+            versions=">=0.32.0,<0.34",
             rewrites=(
                 Replace("vllm.model_executor.warmup.kernel_warmup:kernel_warmup", by=":no_cuda_kernels_to_warm_up"),
             ),

@@ -15,7 +15,7 @@ PATCH = Patch(
     requires=("worker.init_device",),
     variants=(
         Variant(
-            versions=">=0.32.0,<0.33",
+            versions=">=0.32.0,<0.34",
             rewrites=(
                 Wrap(
                     "vllm.v1.worker.gpu_worker:Worker._maybe_get_memory_pool_context",

@@ -14,7 +14,7 @@ PATCH = Patch(
     requires=("platform.npu",),
     variants=(
         Variant(
-            versions=">=0.32.0,<0.33",
+            versions=">=0.32.0,<0.34",
             rewrites=(Wrap("vllm.v1.engine.core_client:InprocClient.__init__", by=":finalize_before_torch_npu"),),
         ),
     ),

@@ -14,7 +14,7 @@ PATCH = Patch(
     requires=("worker.init_device",),
     variants=(
         Variant(
-            versions=">=0.32.0,<0.33",
+            versions=">=0.32.0,<0.34",
             rewrites=(
                 Replace("vllm.v1.worker.block_table:BlockTable.compute_slot_mapping", by=":compute_slot_mapping"),
             ),

@@ -14,7 +14,7 @@ PATCH = Patch(
     requires=("worker.init_device",),
     variants=(
         Variant(
-            versions=">=0.32.0,<0.33",
+            versions=">=0.32.0,<0.34",
             rewrites=(
                 Retarget(f"{_RUNNER}:AsyncGPUModelRunnerOutput.__init__", names=_TO_NPU, sites=1),
                 Retarget(f"{_RUNNER}:GPUModelRunner.__init__", names=_TO_NPU, sites=1),

@@ -15,7 +15,7 @@ PATCH = Patch(
     requires=("platform.npu",),
     variants=(
         Variant(
-            versions=">=0.32.0,<0.33",
+            versions=">=0.32.0,<0.34",
             rewrites=(
                 Wrap(
                     "vllm.model_executor.layers.linear:UnquantizedLinearMethod.process_weights_after_loading",
