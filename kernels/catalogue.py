@@ -51,6 +51,17 @@ def _sources(kernel: Kernel) -> Iterator[Path]:
     yield from sorted([*folder.glob("*.cpp"), *folder.glob("*.h")])
 
 
+class _Unstarred(ast.NodeTransformer):
+    """Writes ``(*("ptr", "ptr"), *("i32",))`` as one tuple: how a long one is broken into lines."""
+
+    def visit_Tuple(self, node: ast.Tuple) -> ast.Tuple:
+        elements: list[ast.expr] = []
+        for element in node.elts:
+            starred = isinstance(element, ast.Starred) and isinstance(element.value, ast.Tuple)
+            elements += self.visit(element.value).elts if starred else [self.visit(element)]
+        return ast.copy_location(ast.Tuple(elements, node.ctx), node)
+
+
 def _declared(path: Path) -> Kernel:
     tree = ast.parse(path.read_text("utf-8"), str(path))
     for statement in tree.body:
@@ -58,7 +69,9 @@ def _declared(path: Path) -> Kernel:
             call = statement.value
             if isinstance(call, ast.Call) and ast.unparse(call.func) == "Kernel" and not call.args:
                 try:
-                    values = {word.arg or "": ast.literal_eval(word.value) for word in call.keywords}
+                    values = {
+                        word.arg or "": ast.literal_eval(_Unstarred().visit(word.value)) for word in call.keywords
+                    }
                     kernel = Kernel(**values)
                 except (ValueError, TypeError) as error:
                     raise CatalogueError(f"{path}:{statement.lineno}: {error}") from None

@@ -21,7 +21,7 @@ DECLARATION = """
 from ascend_patch.kernels.declaration import Kernel
 
 KERNEL = Kernel(
-    name="{name}", why="Tests.", replaces=3, entries=("{name}_half", "{name}_float"), parameters=("ptr", "i32"),
+    name="{name}", why="Tests.", replaces=3, entries=("{name}_half", "{name}_float"), parameters=(*("ptr",), "i32"),
 )
 """
 ENTRY_H = "#pragma once\n#define ASCENDC_HOST_ENTRY(f)\n"
@@ -64,7 +64,9 @@ def test_list_shows_every_kernel(kernels: Path) -> None:
     ]
     rows = command("list", "--json").json
     assert rows["abi"] == 1
-    assert rows["kernels"][0]["entries"] == ["first_half", "first_float"] and rows["kernels"][0]["built"] == []
+    first = rows["kernels"][0]
+    assert first["entries"] == ["first_half", "first_float"] and first["built"] == []
+    assert first["parameters"] == ["ptr", "i32"]
 
 
 def test_build_for_the_host_then_check(kernels: Path, tmp_path: Path) -> None:
