@@ -57,8 +57,10 @@ class _Unstarred(ast.NodeTransformer):
     def visit_Tuple(self, node: ast.Tuple) -> ast.Tuple:
         elements: list[ast.expr] = []
         for element in node.elts:
-            starred = isinstance(element, ast.Starred) and isinstance(element.value, ast.Tuple)
-            elements += self.visit(element.value).elts if starred else [self.visit(element)]
+            if isinstance(element, ast.Starred) and isinstance(element.value, ast.Tuple):
+                elements += self.visit_Tuple(element.value).elts
+            else:
+                elements.append(element)
         return ast.copy_location(ast.Tuple(elements, node.ctx), node)
 
 
