@@ -194,8 +194,8 @@ class AscendAttentionImpl(AttentionImpl[AscendAttentionMetadata]):
             return self._attend_gathered
         raise NotImplementedError(
             f"{npu.device_name()} has no attention operator that ascend_patch knows for {dtype} and head size"
-            f" {self.head_size}: fused inference attention (910B, 910_93, 950) wants float16 or bfloat16 and a"
-            " multiple of 16 up to 512; flash attention (910B, 910_93) also takes float32, up to 768. Try --dtype float16."
+            f" {self.head_size}: fused inference attention (910B, 910_93, 950) wants float16 or bfloat16 and a multiple"
+            " of 16 up to 512; flash attention (910B, 910_93) takes float32, too, up to 768. Try --dtype float16."
         )
 
     def forward(
