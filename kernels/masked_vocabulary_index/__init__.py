@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from ascend_patch.kernels import loading, operators
+from ascend_patch.kernels.arguments import LARGEST_INT32
 from ascend_patch.kernels.declaration import Kernel
 
 KERNEL = Kernel(
@@ -22,7 +23,6 @@ KERNEL = Kernel(
 TILE = 2048
 """Token ids that one core takes at a time (kTile in the source)."""
 ENTRIES = {torch.int32: KERNEL.entries[0], torch.int64: KERNEL.entries[1]}
-LARGEST = 2**31 - 1
 
 
 def check(ids: torch.Tensor, org_start: int, org_end: int, org_padding: int, added_start: int, added_end: int) -> None:
@@ -37,10 +37,10 @@ def check(ids: torch.Tensor, org_start: int, org_end: int, org_padding: int, add
         raise TypeError(f"masked_vocabulary_index: ids is {ids.dtype}, it must be torch.int32 or torch.int64")
     if not ids.is_contiguous():
         raise ValueError("masked_vocabulary_index: ids must be contiguous")
-    if ids.numel() > LARGEST:
-        raise ValueError(f"masked_vocabulary_index: {ids.numel()} ids, at most {LARGEST} can be counted")
+    if ids.numel() > LARGEST_INT32:
+        raise ValueError(f"masked_vocabulary_index: {ids.numel()} ids, at most {LARGEST_INT32} can be counted")
     for name, start, end in (("original", org_start, org_end), ("added", added_start, added_end)):
-        if not 0 <= start <= end <= LARGEST:
+        if not 0 <= start <= end <= LARGEST_INT32:
             raise ValueError(f"masked_vocabulary_index: the {name} vocabulary is [{start}, {end})")
     if org_padding < 0:
         raise ValueError(f"masked_vocabulary_index: the padding of the original vocabulary is {org_padding} rows")
