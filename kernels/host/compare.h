@@ -72,6 +72,16 @@ void SelectBits(Bits* to, const uint8_t* mask, const Bits* one, Zero zero, size_
 template <typename T>
 constexpr bool kComparable = kOneOf<T, half, float, int32_t>;
 
+template <typename T>
+void RunCompares(const Instruction& vector, const AscendC::LocalTensor<uint8_t>& dst,
+                 const AscendC::LocalTensor<T>& src0, T scalar, CMPMODE mode, uint32_t count) {
+    CheckCompare<T>(mode, count);
+    const T* left = Elements(vector, src0, "src0", Use::kRead, count);
+    uint8_t* to = Elements(vector, dst, "dst", Use::kWrite, count / 8);
+    CheckOverlap(to, count / 8, left, count * sizeof(T));
+    RunCompare(to, left, [scalar](size_t) { return scalar; }, count, mode);
+}
+
 }  // namespace ascendc_host
 
 namespace AscendC {
@@ -91,26 +101,19 @@ void Compare(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const LocalT
     RunCompare(reinterpret_cast<uint8_t*>(to), left, [right](size_t i) { return right[i]; }, count, cmpMode);
 }
 
-template <typename T, typename U>
-void Compares(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const ascendc_host::Same<T> src1Scalar,
-              CMPMODE cmpMode, uint32_t count, ASCENDC_HOST_LINE) {
-    using namespace ascendc_host;
-    static_assert(kComparable<T> && kOneOf<U, uint8_t>, "Compares: dtype not in the documented table");
-    Instruction vector(kVector, "Compares", line);
-    CheckCompare<T>(cmpMode, count);
-    const T* left = Elements(vector, src0, "src0", Use::kRead, count);
-    U* to = Elements(vector, dst, "dst", Use::kWrite, count / 8);
-    CheckOverlap(to, count / 8, left, count * sizeof(T));
-    T scalar = src1Scalar;
-    RunCompare(reinterpret_cast<uint8_t*>(to), left, [scalar](size_t) { return scalar; }, count, cmpMode);
-}
-
-// The older name of Compares; both are documented.
-template <typename T, typename U>
-void CompareScalar(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const ascendc_host::Same<T> src1Scalar,
-                   CMPMODE cmpMode, uint32_t count, ASCENDC_HOST_LINE) {
-    Compares<T, U>(dst, src0, src1Scalar, cmpMode, count, line);
-}
+// CompareScalar is the older name of Compares; both are documented.
+#define ASCENDC_HOST_COMPARES(Name)                                                                                  \
+    template <typename T, typename U>                                                                                \
+    void Name(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const ascendc_host::Same<T> src1Scalar,         \
+              CMPMODE cmpMode, uint32_t count, ASCENDC_HOST_LINE) {                                                  \
+        static_assert(ascendc_host::kComparable<T> && std::is_same_v<U, uint8_t>,                                    \
+                      #Name ": dtype not in the documented table");                                                  \
+        ascendc_host::RunCompares(ascendc_host::Instruction(ascendc_host::kVector, #Name, line), dst, src0,          \
+                                  T(src1Scalar), cmpMode, count);                                                    \
+    }
+ASCENDC_HOST_COMPARES(Compares)
+ASCENDC_HOST_COMPARES(CompareScalar)
+#undef ASCENDC_HOST_COMPARES
 
 // Mode 0 uses the same mask bits in every repeat; mode 2 goes on through the mask.
 template <typename T, typename U>

@@ -120,13 +120,14 @@ inline void Release(Core& core, int index, const LocalHandle& handle) {
 
 // Queues and flags at the end of a kernel: what is left over would hang the device in this kernel or the next.
 inline void CheckFinished(Core& core) {
+    Here().api = "end of the kernel";
     for (const Buffer& buffer : core.buffers) {
         if (buffer.queue < 0 || buffer.state == BufferState::kFree) continue;
         Here().line = buffer.line;
         if (buffer.state == BufferState::kQueued) {
-            Fail(ASCENDC_HOST_QUEUE, "the kernel ends with a tensor still in a queue; DeQue is missing");
+            Fail(ASCENDC_HOST_QUEUE, "the tensor enqueued in this line is still in its queue; DeQue is missing");
         }
-        Fail(ASCENDC_HOST_QUEUE, "the kernel ends with a tensor that was never freed; FreeTensor is missing");
+        Fail(ASCENDC_HOST_QUEUE, "the tensor allocated or enqueued in this line was never freed; FreeTensor is missing");
     }
     for (uint32_t event = 0; event < kEvents; ++event) {
         for (uint32_t id = 0; id < kEventIds; ++id) {
@@ -138,8 +139,8 @@ inline void CheckFinished(Core& core) {
         }
     }
     if (!core.dirty_lines.empty()) {
-        Fail(ASCENDC_HOST_RACE, "the kernel ends with scalar writes to global memory that are still in the data cache; "
-                                "call DataCacheCleanAndInvalid or write through DataCopyPad");
+        Fail(ASCENDC_HOST_RACE, "scalar writes to global memory are still in the data cache; call "
+                                "DataCacheCleanAndInvalid or write through DataCopyPad");
     }
 }
 

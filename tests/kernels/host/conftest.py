@@ -63,7 +63,10 @@ class Program:
 
     library: ctypes.CDLL
 
-    def __call__(self, entry: str, *arguments: np.ndarray | int | float, blocks: int = 1, checks: int = 1) -> Outcome:
+    def __call__(
+        self, entry: str, *arguments: np.ndarray | np.int64 | int | float | None, blocks: int = 1, checks: int = 1
+    ) -> Outcome:
+        """Launches; `None` is a null pointer, `int` an i32, `np.int64` an i64, `float` an f32."""
         memory: list[tuple[int, int]] = []
         layout, values = "@", []
         for argument in arguments:
@@ -72,8 +75,9 @@ class Program:
                 layout += "P"
                 values.append(argument.ctypes.data)
             else:
-                layout += "f" if isinstance(argument, float) else "i"
-                values.append(argument)
+                codes = {type(None): "P", np.int64: "q", int: "i", float: "f"}
+                layout += codes[type(argument)]
+                values.append(argument or 0)
 
         def allocation(_context: object, address: int, begin: object, size: object) -> int:
             for start, length in memory:
@@ -166,7 +170,7 @@ def build_once(tmp_path_factory: pytest.TempPathFactory) -> Builder:
 
 @pytest.fixture(scope="session")
 def build_mutants(tmp_path_factory: pytest.TempPathFactory) -> Builder:
-    """Builds quickly: many sources, small inputs. A mutation may leave a variable unused, which is not what is tested."""
+    """Builds quickly: many sources, small inputs; a mutation may well leave a variable unused."""
     return Builder(installed()[-1], tmp_path_factory.mktemp("mutants"), "-O0", "-w")
 
 

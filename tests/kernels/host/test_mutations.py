@@ -91,8 +91,8 @@ SLOT_MAPPING = Subject(
         ),
         Mutation(
             "the window is freed too early",
-            "LocalTensor<int32_t> columns = column_buffer_.Get<int32_t>();\n        LocalTensor<int32_t> bytes",
-            "window_queue_.FreeTensor(row);\n        LocalTensor<int32_t> columns = column_buffer_.Get<int32_t>();\n        LocalTensor<int32_t> bytes",
+            "Adds(bytes, columns, -(int32_t)window, length);",
+            "Adds(bytes, columns, -(int32_t)window, length);\n        window_queue_.FreeTensor(row);",
         ),
         Mutation(
             "slots are filled in an input queue",
@@ -108,8 +108,8 @@ SLOT_MAPPING = Subject(
         Mutation("slots start one too far", "DataCopyPad(slots_[token]", "DataCopyPad(slots_[token + 1]"),
         Mutation(
             "slots are one too many",
-            "DataCopyExtParams copy{1, (uint32_t)(length * sizeof(int64_t)), 0, 0, 0};\n        DataCopyPad(slots_",
-            "DataCopyExtParams copy{1, (uint32_t)((length + 1) * sizeof(int64_t)), 0, 0, 0};\n        DataCopyPad(slots_",
+            "(uint32_t)(length * sizeof(int64_t)), 0, 0, 0};\n        DataCopyPad(slots_",
+            "(uint32_t)((length + 1) * sizeof(int64_t)), 0, 0, 0};\n        DataCopyPad(slots_",
         ),
         Mutation("starts are one too many", "(count + 1) * sizeof(int32_t)), 0", "(count + 2) * sizeof(int32_t)), 0"),
         Mutation("starts have no room for the last", "(kStarts + 1) * sizeof(int32_t)", "kStarts * sizeof(int32_t)"),
@@ -176,7 +176,195 @@ SLOT_MAPPING = Subject(
     ),
 )
 
-SUBJECTS = (SLOT_MAPPING,)
+
+def grammar_launches() -> Iterator[Launch]:
+    for name, dtype in (("float", np.float32), ("half", np.float16), ("bfloat16", np.uint16)):
+        # Two tiles, the second with an odd tail; rows that a grammar leaves alone.
+        logits, bitmask = np.ones((4, 8300), dtype), np.ones((4, 260), np.int32)
+        strides = (np.int64(8300), np.int64(260))
+        yield f"apply_grammar_bitmask_{name}", (logits, bitmask, np.array([3, 1], np.int32), 2, 8300, *strides), 3
+        yield f"apply_grammar_bitmask_{name}", (logits, bitmask, None, 4, 8300, *strides), 1
+
+
+GRAMMAR = Subject(
+    "apply_grammar_bitmask",
+    tuple(f"apply_grammar_bitmask_{name}" for name in ("float", "half", "bfloat16")),
+    grammar_launches,
+    (
+        Mutation("logits are not freed", "in_queue_.FreeTensor(logits);", ""),
+        Mutation("the mask is not freed", "mask_queue_.FreeTensor(mask);", ""),
+        Mutation("the result is not freed", "out_queue_.FreeTensor(masked);", ""),
+        Mutation("the mask is not enqueued", "mask_queue_.EnQue(mask);", ""),
+        Mutation("the mask is not dequeued", "mask = mask_queue_.template DeQue<int32_t>();", ""),
+        Mutation("logits are not dequeued", "logits = in_queue_.template DeQue<T>();", ""),
+        Mutation("the result is not dequeued", "masked = out_queue_.template DeQue<T>();", ""),
+        Mutation(
+            "the mask is freed before its use",
+            "LocalTensor<uint8_t> bits",
+            "mask_queue_.FreeTensor(mask);\n        LocalTensor<uint8_t> bits",
+        ),
+        Mutation(
+            "the result is in an input queue",
+            "TQue<TPosition::VECOUT, 1> out_queue_;",
+            "TQue<TPosition::VECIN, 1> out_queue_;",
+        ),
+        Mutation(
+            "inputs are in output queues",
+            "TQue<TPosition::VECIN, 1> in_queue_, mask_queue_;",
+            "TQue<TPosition::VECOUT, 1> in_queue_, mask_queue_;",
+        ),
+        Mutation(
+            "logits are stored from the input",
+            "DataCopyPad(logits_[offset], masked, copy);",
+            "DataCopyPad(logits_[offset], logits, copy);",
+        ),
+        Mutation(
+            "the mask has too little room",
+            "pipe_.InitBuffer(mask_queue_, 2, kTile / 8);",
+            "pipe_.InitBuffer(mask_queue_, 2, kTile / 16);",
+        ),
+        Mutation(
+            "the mask is of the next row",
+            "bitmask_[row * bitmask_stride_",
+            "bitmask_[(row + 1) * bitmask_stride_",
+        ),
+        Mutation(
+            "the tail is copied in blocks",
+            "DataCopyPad(logits, logits_[offset], copy, {false, 0, 0, T{}});",
+            "DataCopy(logits, logits_[offset], length);",
+        ),
+        Mutation(
+            "a tile too long",
+            "Unit(row, first, vocab_ - first < kTile ? vocab_ - first : kTile);",
+            "Unit(row, first, kTile);",
+        ),
+        Mutation("a row too far", "uint32_t row = unit / tiles,", "uint32_t row = unit / tiles + 1,"),
+        Mutation("rows are taken twice", "unit += GetBlockNum()", "unit += 1"),
+        Mutation("tiles exceed the unified buffer", "kTile = 8192", "kTile = 16384"),
+        Mutation(
+            "the wide buffer is forgotten",
+            "if constexpr (kThroughFloat) pipe_.InitBuffer(float_buffer_, kTile * sizeof(float));",
+            "",
+        ),
+        Mutation(
+            "the wide buffer is too narrow",
+            "pipe_.InitBuffer(float_buffer_, kTile * sizeof(float));",
+            "pipe_.InitBuffer(float_buffer_, kTile * sizeof(T));",
+        ),
+    ),
+)
+
+
+def vocabulary_launches() -> Iterator[Launch]:
+    for name, dtype in (("int32", np.int32), ("int64", np.int64)):
+        ids = np.arange(5003, dtype=dtype)
+        out = (np.zeros(5003, np.int64), np.zeros(5003, np.uint8))
+        for blocks in (1, 2):
+            yield f"masked_vocabulary_index_{name}", (ids, *out, 5003, 100, 2000, 4000, 4100, 2100), blocks
+
+
+VOCABULARY = Subject(
+    "masked_vocabulary_index",
+    ("masked_vocabulary_index_int32", "masked_vocabulary_index_int64"),
+    vocabulary_launches,
+    (
+        Mutation("ids are not freed", "id_queue_.FreeTensor(loaded);", ""),
+        Mutation("rows are not freed", "row_queue_.FreeTensor(rows);", ""),
+        Mutation("the mask is not freed", "foreign_queue_.FreeTensor(foreign);", ""),
+        Mutation("ids are not enqueued", "id_queue_.EnQue(loaded);", ""),
+        Mutation("the two results change queues", "row_queue_.EnQue(rows);", "foreign_queue_.EnQue(rows);"),
+        Mutation("the mask is not dequeued", "foreign = foreign_queue_.DeQue<uint8_t>();", ""),
+        Mutation(
+            "rows are freed before the copy",
+            "DataCopyPad(rows_[first], rows, row_copy);",
+            "row_queue_.FreeTensor(rows); DataCopyPad(rows_[first], rows, row_copy);",
+        ),
+        Mutation("rows start one too far", "DataCopyPad(rows_[first]", "DataCopyPad(rows_[first + 1]"),
+        Mutation("ids start one too far", "DataCopyPad(loaded, ids_[first]", "DataCopyPad(loaded, ids_[first + 1]"),
+        Mutation(
+            "the mask is as long as the rows",
+            "DataCopyExtParams foreign_copy{1, length, 0",
+            "DataCopyExtParams foreign_copy{1, (uint32_t)(length * sizeof(int64_t)), 0",
+        ),
+        Mutation(
+            "the tail of the mask is copied in blocks",
+            "DataCopyPad(foreign_[first], foreign, foreign_copy);",
+            "DataCopy(foreign_[first], foreign, length);",
+        ),
+        Mutation("a comparison of part of a repeat", "(length + 63) / 64 * 64", "length"),
+        Mutation(
+            "the bits have too little room",
+            "pipe_.InitBuffer(bit_buffer_, kTile / 8);",
+            "pipe_.InitBuffer(bit_buffer_, kTile / 16);",
+        ),
+        Mutation("zeros are never written", "Duplicate(zero_buffer_.Get<half>(), (half)0.0f, kTile);", ""),
+        Mutation(
+            "results are in input queues",
+            "TQue<TPosition::VECOUT, 1> row_queue_, foreign_queue_;",
+            "TQue<TPosition::VECIN, 1> row_queue_, foreign_queue_;",
+        ),
+        Mutation(
+            "blocks do not share the ids",
+            "int32_t step = (int32_t)(GetBlockNum() * kTile);",
+            "int32_t step = (int32_t)kTile;",
+        ),
+    ),
+)
+
+
+def penalty_launches() -> Iterator[Launch]:
+    generator = np.random.default_rng(1)
+    rows, vocab, prompt, output = 3, 8205, 2100, 70
+    for name, dtype in (("float", np.float32), ("half", np.float16), ("bfloat16", np.uint16)):
+        logits = np.ones((rows, vocab), dtype)
+        ids = (generator.integers(0, vocab, (rows, prompt)), generator.integers(0, vocab, (rows, output)))
+        factors = tuple(np.array(values, np.float32) for values in ((0.5, 0, 0.1), (0.1, 0, 0.2), (1.2, 1, 0.8)))
+        sizes = (rows, vocab, prompt, output, np.int64(vocab), np.int64(prompt), np.int64(output))
+        for blocks in (1, 4):
+            yield f"apply_penalties_{name}", (logits, *ids, *factors, *sizes), blocks
+
+
+PENALTIES = Subject(
+    "apply_penalties",
+    tuple(f"apply_penalties_{name}" for name in ("float", "half", "bfloat16")),
+    penalty_launches,
+    (
+        Mutation("ids are not freed", "id_queue_.FreeTensor(wide);", ""),
+        Mutation("logits are not freed", "in_queue_.FreeTensor(logits);", ""),
+        Mutation("the result is not freed", "out_queue_.FreeTensor(result);", ""),
+        Mutation("ids are not dequeued", "wide = id_queue_.DeQue<int64_t>();", ""),
+        Mutation("logits are not enqueued", "in_queue_.EnQue(logits);", ""),
+        Mutation("the result is not enqueued", "out_queue_.EnQue(result);", ""),
+        Mutation("ids skip their queue", "id_queue_.EnQue(wide);\n            wide = id_queue_.DeQue<int64_t>();", ""),
+        Mutation(
+            "the result is in an input queue",
+            "TQue<TPosition::VECOUT, 1> out_queue_;",
+            "TQue<TPosition::VECIN, 1> out_queue_;",
+        ),
+        Mutation(
+            "ids have half the room",
+            "pipe_.InitBuffer(id_queue_, 2, kIds * sizeof(int64_t));",
+            "pipe_.InitBuffer(id_queue_, 2, kIds * sizeof(int32_t));",
+        ),
+        Mutation(
+            "the table is too small",
+            "pipe_.InitBuffer(table_buffer_, kTile * sizeof(float));",
+            "pipe_.InitBuffer(table_buffer_, kTile * sizeof(half));",
+        ),
+        Mutation("the table is never cleared", "Duplicate(table_buffer_.Get<float>(), 0.0f, length);", ""),
+        Mutation("tokens outside the tile are entered", "if ((word & 1) == 0) continue;", ""),
+        Mutation("a comparison of part of a repeat", "(length + kLanes - 1) / kLanes * kLanes", "length"),
+        Mutation("ids one row too far", "row * ids.stride + begin", "(row + 1) * ids.stride + begin"),
+        Mutation(
+            "a tile too long",
+            "uint32_t length = vocab_ - first < kTile ? vocab_ - first : kTile;",
+            "uint32_t length = kTile;",
+        ),
+        Mutation("units are taken twice", "unit += GetBlockNum()", "unit += 1"),
+    ),
+)
+
+SUBJECTS = (SLOT_MAPPING, GRAMMAR, VOCABULARY, PENALTIES)
 SEEDED = [
     pytest.param(subject, mutation, id=f"{subject.kernel}: {mutation.name}")
     for subject in SUBJECTS
