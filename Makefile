@@ -4,13 +4,18 @@
 # The first Python that starts (a version manager's shim may name one that is not there).
 PYTHON ?= $(shell for python in python3.11 /usr/bin/python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import venv' 2>/dev/null && echo $$python && exit; done; echo python3)
-VENV := .venv
-SETUP := $(PYTHON) scripts/setup.py
+# `make test VLLM=0.33.0` tests another vLLM, in an environment of its own. What knows nothing of vLLM, torch and
+# torch-npu is tested with the default version only.
+DEFAULT_VLLM := $(shell sed -n 's/^DEFAULT_VLLM = "\(.*\)"/\1/p' scripts/stacks.py)
+VLLM ?= $(DEFAULT_VLLM)
+VENV := $(if $(filter $(VLLM),$(DEFAULT_VLLM)),.venv,.venv-$(VLLM))
+TESTS := $(if $(filter $(VLLM),$(DEFAULT_VLLM)),,tests/hostcann tests/npu tests/models tests/end_to_end)
+SETUP := $(PYTHON) scripts/setup.py --vllm $(VLLM)
 RUN := $(VENV)/bin/python
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint format clean distclean benchmark setup
+.PHONY: help demo test test-fast matrix lint format clean distclean benchmark setup
 
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1|/' | column -t -s '|'
@@ -22,13 +27,19 @@ demo:  ## Set up what is missing, then let a real model answer three prompts
 	@$(SETUP) --for demo
 	@$(RUN) demo/run.py
 
-test:  ## Set up what is missing, then run all tests
+test:  ## Set up what is missing, then run all tests (VLLM=0.33.0: those that depend on it, with that vLLM)
 	@$(SETUP) --for test
-	@$(RUN) -m pytest $(PYTEST_ARGS)
+	@$(RUN) -m pytest $(TESTS) $(PYTEST_ARGS)
 
 test-fast:  ## The tests that need no model and no throw-away environment
 	@$(SETUP) --for test
-	@$(RUN) -m pytest -m "not slow and not packaging and not engine_process" $(PYTEST_ARGS)
+	@$(RUN) -m pytest -m "not slow and not packaging and not engine_process" $(TESTS) $(PYTEST_ARGS)
+
+matrix:  ## The tests with every vLLM version that is tested end to end
+	@for version in $$($(PYTHON) scripts/stacks.py); do \
+		echo "vLLM $$version"; \
+		$(MAKE) --no-print-directory test VLLM=$$version || failed="$$failed $$version"; \
+	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
 lint:  ## Style, types and generated documents
 	@$(SETUP) --for test
@@ -49,5 +60,5 @@ clean:  ## Delete what tests and builds leave behind
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
 
-distclean: clean  ## Also delete the environments
+distclean: clean  ## Also delete the environments (those of other vLLM versions: only their part in the checkout)
 	rm -rf .venv .venv-*
