@@ -65,7 +65,10 @@ class _Unstarred(ast.NodeTransformer):
 
 
 def _declared(path: Path) -> Kernel:
-    tree = ast.parse(path.read_text("utf-8"), str(path))
+    try:
+        tree = ast.parse(path.read_text("utf-8"), str(path))
+    except (OSError, SyntaxError) as error:
+        raise CatalogueError(f"{path}: {error}") from None
     for statement in tree.body:
         if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "KERNEL":
             call = statement.value

@@ -11,7 +11,7 @@ from ascend_patch.kernels import catalogue
 from ascend_patch.kernels.declaration import Kernel
 from ascend_patch.kernels.loading import search
 from ascend_patch.kernels.loading.elf import BadBinary
-from ascend_patch.kernels.loading.index import FILE, Index
+from ascend_patch.kernels.loading.index import NAME, Index
 from ascend_patch.kernels.loading.targets import DEVICE_TARGETS, Target, host_target
 
 
@@ -48,7 +48,7 @@ def check(place: str, root: Path) -> Iterator[Verdict]:
     """Every kernel in every index at or below a folder, as the loader would judge it."""
     kernels = catalogue.kernels()
     known = {target.name: target for target in targets()}
-    for path in sorted([*root.glob(FILE), *root.glob(f"*/{FILE}")]):
+    for path in sorted([*root.glob(NAME), *root.glob(f"*/{NAME}")]):
         folder = path.parent
         try:
             index = Index.read(folder)

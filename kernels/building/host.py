@@ -12,7 +12,7 @@ from ascend_patch.hostcann._toolchain import Toolchain, machine_features
 from ascend_patch.kernels import catalogue
 from ascend_patch.kernels.building import BuildError, files
 from ascend_patch.kernels.declaration import ABI, Kernel
-from ascend_patch.kernels.loading.index import FILE, Built, Index
+from ascend_patch.kernels.loading.index import NAME, Built, Index
 from ascend_patch.kernels.loading.targets import host_target
 
 HEADERS = catalogue.FOLDER / "host"
@@ -36,10 +36,10 @@ def build(kernel: Kernel) -> Path:
     toolchain = _toolchain()
     root = files.cache_folder()
     target = root / f"{kernel.name}-{_key(kernel, toolchain)}"
-    if (target / FILE).is_file():
+    if (target / NAME).is_file():
         return target
     with files.locked(root, kernel.name):
-        if not (target / FILE).is_file():
+        if not (target / NAME).is_file():
             with files.staged(target) as staging:
                 _compile([kernel], toolchain, staging, native=True)
     return target

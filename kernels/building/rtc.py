@@ -17,7 +17,7 @@ from ascend_patch import environment
 from ascend_patch.kernels import catalogue
 from ascend_patch.kernels.building import BuildError, files
 from ascend_patch.kernels.declaration import ABI, Kernel
-from ascend_patch.kernels.loading.index import FILE, Built, Index
+from ascend_patch.kernels.loading.index import NAME, Built, Index
 from ascend_patch.kernels.loading.targets import Target
 
 LIBRARY = "libacl_rtc.so"
@@ -37,10 +37,10 @@ def build(kernel: Kernel, target: Target) -> Path:
     root = files.cache_folder()
     key = files.digest([str(ABI), target.name, text, version, *options])
     folder = root / f"{kernel.name}-{key}"
-    if (folder / FILE).is_file():
+    if (folder / NAME).is_file():
         return folder
     with files.locked(root, kernel.name):
-        if not (folder / FILE).is_file():
+        if not (folder / NAME).is_file():
             with files.staged(folder) as staging:
                 files.announce(f"compiling {kernel.name} for {target.name} with aclrtc")
                 output = staging / f"{kernel.name}{target.suffix}"

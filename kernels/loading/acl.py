@@ -6,7 +6,6 @@ import ctypes
 import os
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 from ascend_patch.kernels.declaration import KernelUnavailable
 
@@ -45,7 +44,10 @@ def library() -> ctypes.CDLL:
         raise KernelUnavailable(f"this CANN has no {LAUNCH}: install CANN 8.5 or newer")
     found.aclrtGetSocName.restype = ctypes.c_char_p
     found.aclGetRecentErrMsg.restype = ctypes.c_char_p
-    found.aclrtBinaryLoadFromFile.argtypes = (ctypes.c_char_p, ctypes.POINTER(_Options), ctypes.c_void_p)
+    found.aclrtBinaryLoadFromData.argtypes = (
+        *(ctypes.c_char_p, ctypes.c_size_t),
+        *(ctypes.POINTER(_Options), ctypes.c_void_p),
+    )
     found.aclrtBinaryGetFunction.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
     found.aclrtBinaryUnLoad.argtypes = (ctypes.c_void_p,)
     return found
@@ -56,18 +58,25 @@ def soc_name() -> str:
     return (library().aclrtGetSocName() or b"").decode()
 
 
-def load(path: Path) -> int:
+def load(data: bytes) -> int:
     """Handle of a binary of vector code, on the current device.
 
+    Not ``aclrtBinaryLoadFromFile``: that call takes no magic number (CANN, aclrtBinaryLoadOptionType), so it learns
+    from a file beside the binary, or not at all, that the code is for vector cores; and the file may have changed since
+    its hash was compared. Here the bytes that were checked are the bytes that are loaded.
+
+    Args:
+        data: the whole file. Keep it for as long as the binary is in use.
+
     Raises:
-        AclError: CANN refuses the file.
+        AclError: CANN refuses it.
     """
     option = _Option(_OPTION_MAGIC, (_ELF_VECTOR_CORE, 0, 0, 0))
-    handle = ctypes.c_void_p()
     options = _Options(ctypes.pointer(option), 1)
-    code = library().aclrtBinaryLoadFromFile(os.fsencode(path), ctypes.byref(options), ctypes.byref(handle))
+    handle = ctypes.c_void_p()
+    code = library().aclrtBinaryLoadFromData(data, len(data), ctypes.byref(options), ctypes.byref(handle))
     if code or not handle.value:
-        raise failure("aclrtBinaryLoadFromFile", code)
+        raise failure("aclrtBinaryLoadFromData", code)
     return handle.value
 
 

@@ -10,14 +10,21 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ascend_patch.kernels.declaration import ABI, Kernel
 from ascend_patch.kernels.loading import elf
 from ascend_patch.kernels.loading.elf import BadBinary
 from ascend_patch.kernels.loading.targets import Target
 
-FILE = "index.json"
+NAME = "index.json"
+
+
+class File(NamedTuple):
+    """A built kernel and its contents."""
+
+    path: Path
+    data: bytes
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ class Index:
         Raises:
             BadBinary: unreadable or not an index.
         """
-        path = folder / FILE
+        path = folder / NAME
         try:
             values = json.loads(path.read_text("utf-8"))
             kernels = {
@@ -86,13 +93,13 @@ class Index:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(text)
             Path(draft).chmod(0o644)
-            Path(draft).replace(folder / FILE)
+            Path(draft).replace(folder / NAME)
         finally:
             with contextlib.suppress(FileNotFoundError):
                 Path(draft).unlink()
 
-    def verified(self, folder: Path, kernel: Kernel, target: Target, source_digest: str) -> Path:
-        """The file of `kernel`, after every check that needs no runtime.
+    def verified(self, folder: Path, kernel: Kernel, target: Target, source_digest: str) -> File:
+        """The file of `kernel`, after every check that needs no runtime. What is loaded must be these bytes.
 
         Args:
             source_digest: what the source must have been, from `catalogue.source_digest`.
@@ -129,5 +136,5 @@ class Index:
         except BadBinary as error:
             raise BadBinary(f"{built.file}: {error}") from None
         if hashlib.sha256(data).hexdigest() != built.sha256:
-            raise BadBinary(f"{built.file}: its sha256 is not the one in {FILE}")
-        return folder / built.file
+            raise BadBinary(f"{built.file}: its sha256 is not the one in {NAME}")
+        return File(folder / built.file, data)

@@ -15,7 +15,7 @@ from ascend_patch.kernels.building import BuildError
 from ascend_patch.kernels.declaration import Kernel, KernelUnavailable
 from ascend_patch.kernels.loading import acl
 from ascend_patch.kernels.loading.elf import BadBinary
-from ascend_patch.kernels.loading.index import FILE, Index
+from ascend_patch.kernels.loading.index import NAME, File, Index
 from ascend_patch.kernels.loading.targets import (
     ARCHITECTURE_BY_SOC,
     MODELLED,
@@ -37,7 +37,8 @@ _log = logging.getLogger("ascend_patch.kernels")
 class Loaded(NamedTuple):
     """A kernel whose entries can be launched on one device."""
 
-    file: Path
+    file: File
+    """Its bytes stay alive with it: CANN does not promise to copy them."""
     place: str
     functions: dict[str, int]
 
@@ -68,13 +69,13 @@ def _find(kernel: Kernel) -> Loaded:
         try:
             directory = folder()
             file = Index.read(directory).verified(directory, kernel, target, catalogue.source_digest(kernel))
-            found = Loaded(file, place, _load(kernel, file))
+            found = Loaded(file, place, _load(kernel, file.data))
         except (BadBinary, BuildError, acl.AclError) as error:
             refusals.append(f"{place}: {error}")
             continue
         for refusal in refusals:
             _log.warning("kernel %s: refused, the next place is searched: %s", kernel.name, refusal)
-        _log.debug("kernel %s: %s (%s)", kernel.name, file, place)
+        _log.debug("kernel %s: %s (%s)", kernel.name, file.path, place)
         return found
     raise KernelUnavailable("; ".join(refusals))
 
@@ -108,7 +109,7 @@ def places(kernel: Kernel, target: Target) -> Iterator[tuple[str, Callable[[], P
         yield PATH, lambda: folder
     packaged = PREBUILT / target.name
     # Without a prebuilt folder there is nothing to refuse: that is how the package is shipped.
-    if (packaged / FILE).exists():
+    if (packaged / NAME).exists():
         yield "package", lambda: packaged
     yield "just in time", lambda: _just_in_time(kernel, target)
 
@@ -123,8 +124,8 @@ def _just_in_time(kernel: Kernel, target: Target) -> Path:
     return host.build(kernel)
 
 
-def _load(kernel: Kernel, file: Path) -> dict[str, int]:
-    binary = acl.load(file)
+def _load(kernel: Kernel, data: bytes) -> dict[str, int]:
+    binary = acl.load(data)
     try:
         return {entry: acl.function(binary, entry) for entry in kernel.entries}
     except acl.AclError:

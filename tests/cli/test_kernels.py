@@ -171,6 +171,9 @@ def test_a_wrong_declaration_is_named_with_its_line(kernels: Path) -> None:
     catalogue.kernels.cache_clear()
     (kernels / "first" / "__init__.py").write_text("")
     assert "no 'KERNEL = Kernel(" in command("list").refused()
+    catalogue.kernels.cache_clear()
+    (kernels / "first" / "__init__.py").unlink()
+    assert "first/__init__.py: [Errno 2]" in command("list").refused()
 
 
 def test_nothing_heavy_is_imported(run_python: Callable[..., Result]) -> None:

@@ -189,6 +189,36 @@ def test_missing_files_and_relative_paths_are_refused(acl: Acl, tmp_path: Path) 
     assert "not an absolute path" in acl.message()
 
 
+class Option(ctypes.Structure):
+    _fields_ = (("type", ctypes.c_int), ("value", ctypes.c_uint32 * 4))
+
+
+class Options(ctypes.Structure):
+    _fields_ = (("options", ctypes.POINTER(Option)), ("count", ctypes.c_size_t))
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "from_data", "from_file"),
+    [
+        (1, 1, 0, 0),  # load at once
+        (1, 2, PARAM_INVALID, PARAM_INVALID),
+        (2, 0x41415246, 0, PARAM_INVALID),  # the magic number of vector code: CANN takes it with data only
+        (2, 0x12345678, PARAM_INVALID, PARAM_INVALID),
+        (9, 0, PARAM_INVALID, PARAM_INVALID),
+    ],
+)
+def test_options_are_accepted_and_refused_as_by_cann(
+    acl: Acl, kernel_file: Path, kind: int, value: int, from_data: int, from_file: int
+) -> None:
+    option = Option(kind, (value, 0, 0, 0))
+    options = ctypes.byref(Options(ctypes.pointer(option), 1))
+    data, handle = kernel_file.read_bytes(), ctypes.c_void_p()
+    load = acl.library.aclrtBinaryLoadFromData
+    assert load(data, ctypes.c_size_t(len(data)), options, ctypes.byref(handle)) == from_data
+    load = acl.library.aclrtBinaryLoadFromFile
+    assert load(str(kernel_file).encode(), options, ctypes.byref(handle)) == from_file
+
+
 def test_wrong_handles_and_names_are_refused(acl: Acl, torch_on_npu: ModuleType, kernel_file: Path) -> None:
     binary = acl.load(kernel_file)[1]
     function = acl.function(binary, "store")[1]

@@ -15,7 +15,7 @@ from ascend_patch.hostcann._toolchain import Toolchain
 from ascend_patch.kernels import catalogue
 from ascend_patch.kernels.building import BuildError, files, npu, rtc
 from ascend_patch.kernels.loading.elf import BadBinary
-from ascend_patch.kernels.loading.index import FILE, Index
+from ascend_patch.kernels.loading.index import NAME, Index
 from ascend_patch.kernels.loading.targets import DEVICE_TARGETS
 
 from .toy import KERNEL
@@ -53,7 +53,7 @@ def test_a_device_build_runs_compiler_and_linker_and_writes_what_it_made(
     kernels: Path, cann: Path, tmp_path: Path
 ) -> None:
     folder = npu.build_into([KERNEL], tmp_path / "out", A2)
-    assert sorted(path.name for path in folder.iterdir()) == [FILE, "toy.o"]
+    assert sorted(path.name for path in folder.iterdir()) == [NAME, "toy.o"]
     calls = (cann / "calls").read_text().splitlines()
     for word in (
         "--cce-aicore-arch=dav-c220-vec", "--cce-aicore-only", "-std=c++17", str(kernels / "toy" / "toy.cpp"),
@@ -61,12 +61,12 @@ def test_a_device_build_runs_compiler_and_linker_and_writes_what_it_made(
     ):  # fmt: skip
         assert word in calls, word
     assert not any("kernels/host" in word for word in calls), "our header must not hide CANN's"
-    index = json.loads((folder / FILE).read_text())
+    index = json.loads((folder / NAME).read_text())
     assert index["target"] == index["architecture"] == "dav-2201" and index["abi"] == 1
     assert index["toolchain"]["version"] == "bisheng 1.2.3"
     digest = subprocess.run(["sha256sum", folder / "toy.o"], capture_output=True, text=True, check=True)
     assert index["kernels"]["toy"]["sha256"] == digest.stdout.split()[0]
-    assert Index.read(folder).verified(folder, KERNEL, A2, catalogue.source_digest(KERNEL)) == folder / "toy.o"
+    assert Index.read(folder).verified(folder, KERNEL, A2, catalogue.source_digest(KERNEL)).path == folder / "toy.o"
     with pytest.raises(BadBinary, match="built for dav-2201, needed is dav-3510"):
         Index.read(folder).verified(folder, KERNEL, DEVICE_TARGETS[1], catalogue.source_digest(KERNEL))
 
@@ -86,11 +86,11 @@ def test_a_compiler_that_makes_something_else_leaves_no_index(
 
 def test_a_failing_build_keeps_what_was_there(kernels: Path, cann: Path, tmp_path: Path) -> None:
     folder = npu.build_into([KERNEL], tmp_path / "out", A2)
-    before = (folder / FILE).read_bytes()
+    before = (folder / NAME).read_bytes()
     (cann / "bin" / "bisheng").write_text("#!/bin/sh\necho 'toy.cpp:3: error: no such call' >&2\nexit 1\n")
     with pytest.raises(BuildError, match=r"failed on toy: toy\.cpp:3: error: no such call"):
         npu.build_into([KERNEL], tmp_path / "out", A2)
-    assert (folder / FILE).read_bytes() == before and not list((tmp_path / "out").glob("staging-*"))
+    assert (folder / NAME).read_bytes() == before and not list((tmp_path / "out").glob("staging-*"))
 
 
 def test_without_a_compiler_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_the_runtime_compiler_fills_the_cache_with_what_the_loader_accepts(
 ) -> None:
     folder = rtc.build(KERNEL, A2)
     index = Index.read(folder)
-    assert index.verified(folder, KERNEL, A2, catalogue.source_digest(KERNEL)).read_bytes() == device_elf(0x930000)
+    assert index.verified(folder, KERNEL, A2, catalogue.source_digest(KERNEL)).data == device_elf(0x930000)
     monkeypatch.setattr(rtc, "compile_source", lambda *_: pytest.fail("compiled twice"))
     assert rtc.build(KERNEL, A2) == folder
 

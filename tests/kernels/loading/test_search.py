@@ -17,7 +17,7 @@ from ascend_patch.kernels import loading
 from ascend_patch.kernels.building import BuildError, host
 from ascend_patch.kernels.declaration import Kernel, KernelUnavailable
 from ascend_patch.kernels.loading import acl, search
-from ascend_patch.kernels.loading.index import FILE, Built
+from ascend_patch.kernels.loading.index import NAME, Built
 from ascend_patch.kernels.loading.targets import DEVICE_MACHINE, DEVICE_TARGETS, architecture_of
 
 from .conftest import forget
@@ -28,12 +28,12 @@ LIBRARY = "toy.so"
 
 def edit(folder: Path, **changes: Any) -> None:
     """Change what the index says; keys of the kernel's own record begin with ``toy_``."""
-    values = json.loads((folder / FILE).read_text())
+    values = json.loads((folder / NAME).read_text())
     for key, value in changes.items():
         place = values["kernels"]["toy"] if key.startswith("toy_") else values
         assert key.removeprefix("toy_") in place
         place[key.removeprefix("toy_")] = value
-    (folder / FILE).write_text(json.dumps(values))
+    (folder / NAME).write_text(json.dumps(values))
 
 
 def rehash(folder: Path) -> None:
@@ -101,8 +101,8 @@ REFUSED: list[tuple[Callable[[Path], None], str]] = [
     (without_its_entry, "the binary has no kernel toy_fault"),
     (outside, "is outside the folder"),
     (lambda folder: (folder / LIBRARY).unlink(), "toy.so: No such file or directory"),
-    (lambda folder: (folder / FILE).unlink(), "index.json: No such file or directory"),
-    (lambda folder: (folder / FILE).write_text("{}"), "is no index of kernels"),
+    (lambda folder: (folder / NAME).unlink(), "index.json: No such file or directory"),
+    (lambda folder: (folder / NAME).write_text("{}"), "is no index of kernels"),
     (lambda folder: edit(folder, abi=99), "ABI 99, this ascend_patch has 1"),
     (lambda folder: edit(folder, target="dav-2201"), "built for dav-2201, needed is host-"),
     (lambda folder: edit(folder, kernels={}), "no kernel toy"),
@@ -148,7 +148,7 @@ def test_an_unspoilt_file_is_taken_from_the_explicit_path(
         forget()
         assert scaled(npu) == 4
         found = search.find(KERNEL, 0)
-        assert not isinstance(found, str) and (found.place, found.file) == (search.PATH, built / LIBRARY)
+        assert not isinstance(found, str) and (found.place, found.file.path) == (search.PATH, built / LIBRARY)
     assert not caplog.records
 
 

@@ -4,10 +4,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
+#include <iterator>
 #include <mutex>
 #include <unordered_set>
 
@@ -39,9 +41,35 @@ Binaries& binaries() {
   return *instance;
 }
 
-// aclrtBinaryLoadOptions: options and their number. Its options choose when code is copied to the device and what it is
-// compiled for; none of them means anything here.
-struct LoadOptions;
+struct LoadOption {
+  int type;
+  uint32_t value[4];
+};
+
+// aclrtBinaryLoadOptions.
+struct LoadOptions {
+  const LoadOption* options;
+  size_t count;
+};
+
+// What CANN accepts (aclrtBinaryLoadOptionType, aclrtBinaryLoadOptionValue). No option changes anything here.
+aclError check_options(const char* api, const LoadOptions* options, bool from_file) {
+  constexpr int kLazyLoad = 1;
+  constexpr int kMagic = 2;
+  constexpr uint32_t kMagics[] = {0x43554245, 0x41415246, 0x41494343};  // AI core, vector core, cube core
+  if (options == nullptr) return kSuccess;
+  if (options->options == nullptr) return fail(kRtParamInvalid, "%s: options are a null pointer", api);
+  for (size_t i = 0; i < options->count; ++i) {
+    const LoadOption& option = options->options[i];
+    if (option.type == kLazyLoad && option.value[0] <= 1) continue;
+    if (option.type == kMagic && from_file) {
+      return fail(kRtParamInvalid, "%s: takes no magic number, aclrtBinaryLoadFromData does", api);
+    }
+    if (option.type == kMagic && std::count(std::begin(kMagics), std::end(kMagics), option.value[0]) == 1) continue;
+    return fail(kRtParamInvalid, "%s: option %d with the value %#x", api, option.type, option.value[0]);
+  }
+  return kSuccess;
+}
 
 aclError check_image(const char* api, const char* data, size_t bytes) {
   Elf64_Ehdr header;
@@ -132,13 +160,15 @@ KernelFunction* resolve_function(const char* api, void* handle, std::shared_ptr<
 
 using namespace hostcann;
 
-ACL_API aclError aclrtBinaryLoadFromData(const void* data, size_t bytes, const LoadOptions* /*options*/, void** handle) {
+ACL_API aclError aclrtBinaryLoadFromData(const void* data, size_t bytes, const LoadOptions* options, void** handle) {
   if (data == nullptr || handle == nullptr) return fail(kRtParamInvalid, "aclrtBinaryLoadFromData: null pointer");
+  if (const aclError error = check_options("aclrtBinaryLoadFromData", options, false)) return error;
   return load("aclrtBinaryLoadFromData", static_cast<const char*>(data), bytes, handle);
 }
 
-ACL_API aclError aclrtBinaryLoadFromFile(const char* path, LoadOptions* /*options*/, void** handle) {
+ACL_API aclError aclrtBinaryLoadFromFile(const char* path, LoadOptions* options, void** handle) {
   if (path == nullptr || handle == nullptr) return fail(kRtParamInvalid, "aclrtBinaryLoadFromFile: null pointer");
+  if (const aclError error = check_options("aclrtBinaryLoadFromFile", options, true)) return error;
   // "The path must be absolute" (aclrtBinaryLoadFromFile, parameter binPath).
   if (*path != '/') return fail(kRtParamInvalid, "aclrtBinaryLoadFromFile: %s is not an absolute path", path);
   std::ifstream file(path, std::ios::binary);
