@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from .contract_checking import Finding, describe
 from .contracts import ABSENT, Contract, ContractSet, ContractStore, site_key
@@ -121,20 +123,20 @@ class Usage:
 def scan_package(tree: SourceTree, targets: Iterable[Target]) -> Mapping[str, Usage]:
     """Find overriding subclasses and aliases of every target.
 
-    Parsing a large package takes many seconds, so only those files are parsed whose text contains
-    the outermost name of a target, and then those that name a subclass found on the way.
+    Parsing a large package takes many seconds, so only those files are parsed whose text says that they may
+    import a target, derive from its class, or give one of these another name.
     """
     targets = tuple(targets)
     usage = {str(target): Usage() for target in targets}
-    outer = {target.qualname.partition(".")[0] for target in targets}
-    parsed: dict[str, SourceFile] = {}
-    _parse_files_naming(tree, outer, parsed)
+    mentions = [_mentions(file) for file in map(tree.find, tree.modules()) if file is not None]
+    functions = {target.qualname for target in targets if "." not in target.qualname}
+    importing = _parsed([item.file for item in mentions if item.imported & functions])
     classes = {target.qualname.partition(".")[0] for target in targets if "." in target.qualname}
-    subclasses = _subclasses(tree, classes, parsed)
+    subclasses = _subclasses(tree, classes, mentions)
     for target in targets:
         name, _, attribute = target.qualname.partition(".")
         if not attribute:
-            for file in parsed.values():
+            for file in importing:
                 if file.module != target.module and _aliases(tree, file, target):
                     usage[str(target)].aliased_in.add(file.module)
         else:
@@ -144,25 +146,49 @@ def scan_package(tree: SourceTree, targets: Iterable[Target]) -> Mapping[str, Us
     return usage
 
 
-def _parse_files_naming(tree: SourceTree, names: Iterable[str], parsed: dict[str, SourceFile]) -> None:
-    needles = [name.encode() for name in names]
-    for module in tree.modules():
-        if module in parsed:
-            continue
-        file = tree.find(module)
-        if file is None or not any(needle in file.data for needle in needles):
-            continue
-        try:
-            file.syntax  # noqa: B018  parsed here, so that one unreadable file is skipped once
-        except SourceError:
-            continue
-        parsed[module] = file
+_CLASS = re.compile(rb"\bclass[ \t]+\w+[ \t]*(?:\[[^\]]*\])?[ \t]*\(([^:]*)")
+_IMPORT = re.compile(rb"\bimport\s*(\([^)]*\)|[^\n]*)")
+_RENAMED = re.compile(rb"(\w+)\s+as\b")
+_WORD = re.compile(rb"\w+")
+
+
+class _Mentions(NamedTuple):
+    """The words of a file, found without parsing it, that stand where they may matter: rather too many than too few.
+
+    Attributes:
+        bases: in the base classes of its classes.
+        imported: in its imports.
+        renamed: in its imports, before an ``as``.
+    """
+
+    file: SourceFile
+    bases: frozenset[str]
+    imported: frozenset[str]
+    renamed: frozenset[str]
+
+
+def _mentions(file: SourceFile) -> _Mentions:
+    def words(texts: Iterable[bytes], pattern: re.Pattern[bytes] = _WORD) -> frozenset[str]:
+        return frozenset(word.decode() for text in texts for word in pattern.findall(text))
+
+    imports = _IMPORT.findall(file.data)
+    return _Mentions(file, words(_CLASS.findall(file.data)), words(imports), words(imports, _RENAMED))
+
+
+def _parsed(files: Iterable[SourceFile]) -> list[SourceFile]:
+    """Those that this Python can parse; the others count as if they were not there."""
+    readable = []
+    for file in files:
+        with contextlib.suppress(SourceError):
+            file.syntax  # noqa: B018
+            readable.append(file)
+    return readable
 
 
 _Bases = dict[Target, list[tuple[str, ast.ClassDef]]]
 
 
-def _subclasses(tree: SourceTree, classes: Iterable[str], parsed: dict[str, SourceFile]) -> _Bases:
+def _subclasses(tree: SourceTree, classes: Iterable[str], mentions: Iterable[_Mentions]) -> _Bases:
     """Direct subclasses by base class, for the classes named and, transitively, their subclasses."""
     wanted = set(classes)
     done: set[str] = set()
@@ -170,8 +196,7 @@ def _subclasses(tree: SourceTree, classes: Iterable[str], parsed: dict[str, Sour
     while wanted - done:
         new = wanted - done
         done |= new
-        _parse_files_naming(tree, new, parsed)
-        for file in list(parsed.values()):
+        for file in _parsed(item.file for item in mentions if (item.bases | item.renamed) & new):
             for node, base in _bases(file):
                 if base.rpartition(".")[2] in new:
                     origin = _resolved(tree, file, base)

@@ -8,8 +8,8 @@ needs no contract of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from .contracts import ABSENT, Contract, ContractStore, site_key
@@ -46,7 +46,8 @@ class Finding(NamedTuple):
         return self.problem not in ("", UNCHECKED)
 
 
-Known = Sequence[tuple[str, Contract]]
+Known = Callable[[], Iterator[tuple[str, Contract]]]
+"""A target's contracts, nearest version first: an iterator, because each further one costs reading a file."""
 
 
 def check(tree: SourceTree, variant: Variant, store: ContractStore, version: str = "") -> tuple[Finding, ...]:
@@ -55,12 +56,13 @@ def check(tree: SourceTree, variant: Variant, store: ContractStore, version: str
     Args:
         version: the known version the tree is taken for; its own when left out.
     """
-    nearest = list(store.by_distance(version or tree.version, variant.versions))
-    findings = []
-    for rewrite in variant.rewrites:
-        known = [(item.version, item.targets[rewrite.target]) for item in nearest if rewrite.target in item.targets]
-        findings.append(_check_rewrite(tree, rewrite, known))
-    return tuple(findings)
+
+    def known(target: str) -> Iterator[tuple[str, Contract]]:
+        for item in store.by_distance(version or tree.version, variant.versions):
+            if target in item.targets:
+                yield item.version, item.targets[target]
+
+    return tuple(_check_rewrite(tree, rewrite, partial(known, rewrite.target)) for rewrite in variant.rewrites)
 
 
 def _check_rewrite(tree: SourceTree, rewrite: Rewrite, known: Known) -> Finding:
@@ -80,18 +82,18 @@ def _check_rewrite(tree: SourceTree, rewrite: Rewrite, known: Known) -> Finding:
         return _missing(tree, rewrite, file)
     if isinstance(rewrite, Retarget):
         return _check_sites(rewrite, definition, known)
-    if not known:
+    described = describe(definition)
+    nearest: tuple[str, str, str] | None = None
+    for version, contract in known():
+        difference = _difference(rewrite, contract, described)
+        if difference is None:
+            return Finding(rewrite.target, against=version)
+        nearest = nearest or (version, *difference)
+    if nearest is None:
         return Finding(
             rewrite.target, UNCHECKED, "no contract in the variant's range: run 'ascend-patch verify --update'"
         )
-    described = describe(definition)
-    problems = [(version, _difference(rewrite, contract, described)) for version, contract in known]
-    for version, difference in problems:
-        if difference is None:
-            return Finding(rewrite.target, against=version)
-    version, difference = problems[0]
-    assert difference is not None
-    problem, text = difference
+    version, problem, text = nearest
     if described.kind == "import" and problem == "kind":
         return _moved(rewrite, file, definition, version)
     return Finding(rewrite.target, problem, f"{text} since {version}", version)
@@ -114,7 +116,7 @@ def describe(definition: Definition) -> Description:
 
 def _known_file(tree: SourceTree, file: SourceFile, rewrite: Rewrite, known: Known) -> Finding | None:
     """The verdict when the file is byte for byte one whose contract we have, else None."""
-    for version, contract in known:
+    for version, contract in known():
         if contract.sha256 != file.sha256 or contract.file != tree.relative(file):
             continue
         if isinstance(rewrite, Retarget):
@@ -143,7 +145,7 @@ def _check_sites(rewrite: Retarget, definition: Definition, known: Known) -> Fin
         return Finding(rewrite.target, "kind", f"it is a {definition.kind}, not a function")
     from .syntax import count_sites
 
-    against = known[0][0] if known else ""
+    against, _ = next(known(), ("", None))
     try:
         return _sites_finding(rewrite, count_sites(definition, rewrite), against)
     except RewriteError as error:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from .errors import ContractError
 from .vocabulary import Retarget
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Contract(NamedTuple):
@@ -63,35 +63,57 @@ class ContractSet(NamedTuple):
             raw = json.loads(Path(path).read_bytes())
             if raw["format"] != FORMAT:
                 raise ValueError(f"format {raw['format']}, this engine reads {FORMAT}")
-            return cls(raw["version"], {name: _contract(entry) for name, entry in raw["targets"].items()})
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            files = raw["files"]
+            return cls(raw["version"], {name: _contract(name, entry, files) for name, entry in raw["targets"].items()})
+        except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
             raise ContractError(
                 f"contract file {path} cannot be read ({type(error).__name__}: {error}): "
                 "generate it again with 'ascend-patch verify --update'"
             ) from None
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the file, one target after the other, keys sorted, so that diffs are readable."""
-        targets = {name: _entry(self.targets[name]) for name in sorted(self.targets)}
-        text = json.dumps({"format": FORMAT, "version": self.version, "targets": targets}, indent=1)
-        Path(path).write_text(text + "\n", "utf-8")
+        """Write the file: a line for each target, names sorted, each file's hash once, so that diffs are readable."""
+        files = {contract.file: contract.sha256 for contract in self.targets.values()}
+        parts = [
+            f'"format": {FORMAT}',
+            f'"version": {json.dumps(self.version)}',
+            f'"files": {_lines(files)}',
+            f'"targets": {_lines({name: _entry(name, contract) for name, contract in self.targets.items()})}',
+        ]
+        Path(path).write_text("{\n " + ",\n ".join(parts) + "\n}\n", "utf-8")
 
 
-def _contract(entry: dict[str, Any]) -> Contract:
+def _lines(entries: Mapping[str, Any]) -> str:
+    """A JSON object with one line for each entry."""
+    lines = [f"  {json.dumps(name)}: {json.dumps(entries[name])}" for name in sorted(entries)]
+    return "{\n" + ",\n".join(lines) + "\n }"
+
+
+def _contract(target: str, entry: dict[str, Any], files: Mapping[str, str]) -> Contract:
+    file = entry.get("file") or next(name for name in _usual_files(target) if name in files)
     return Contract(
         kind=entry["kind"],
         signature=entry.get("signature", ""),
         syntax=entry.get("syntax", ""),
-        file=entry["file"],
-        sha256=entry["sha256"],
+        file=file,
+        sha256=files[file],
         sites={key: tuple(counts) for key, counts in entry.get("sites", {}).items()},
         overridden_by=tuple(entry.get("overridden_by", ())),
         aliased_in=tuple(entry.get("aliased_in", ())),
     )
 
 
-def _entry(contract: Contract) -> dict[str, Any]:
-    return {name: value for name, value in contract._asdict().items() if value}
+def _entry(target: str, contract: Contract) -> dict[str, Any]:
+    entry = {name: value for name, value in contract._asdict().items() if value and name != "sha256"}
+    if contract.file in _usual_files(target):
+        del entry["file"]
+    return entry
+
+
+def _usual_files(target: str) -> tuple[str, str]:
+    """Where a target is unless a base class in another module defines it."""
+    stem = target.partition(":")[0].replace(".", "/")
+    return f"{stem}.py", f"{stem}/__init__.py"
 
 
 def site_key(rewrite: Retarget) -> str:
@@ -121,30 +143,41 @@ class ContractStore:
         """The versions that have contracts, oldest first."""
         from packaging.version import Version
 
-        if self._files is None:
-            self._files = {path.stem for path in self.folder.glob("*.json")} if self.folder.is_dir() else set()
-        return tuple(sorted(self._files | set(self._sets), key=Version))
+        return tuple(sorted(self._names(), key=Version))
 
     def get(self, version: str) -> ContractSet | None:
         """The contracts of exactly this version (its release, see `versions.release_of`)."""
         from .versions import release_of
 
         release = release_of(version)
-        return self._load(release) if release in self.versions() else None
+        return self._load(release) if release in self._names() else None
 
     def by_distance(self, version: str, specifier: str) -> Iterator[ContractSet]:
-        """The contract sets inside `specifier`, nearest first: the version itself, then older ones, then newer ones."""
+        """The contract sets inside `specifier`, nearest first: the version itself, then older ones, then newer ones.
+
+        Each is read when it is asked for, so that a start with a known version reads one file.
+        """
         from packaging.version import Version
 
         from .versions import fits, release_of
 
-        here = Version(release_of(version))
-        candidates = [Version(text) for text in self.versions() if fits(text, specifier)]
-        older = sorted((item for item in candidates if item <= here), reverse=True)
-        newer = sorted(item for item in candidates if item > here)
-        texts = {Version(text): text for text in self.versions()}
-        for item in (*older, *newer):
-            yield self._load(texts[item])
+        release = release_of(version)
+        exact = self.get(version) if fits(version, specifier) else None
+        if exact is not None:
+            yield exact
+        here = Version(release)
+        others = [text for text in self.versions() if text != release and fits(text, specifier)]
+        for text in reversed(others):
+            if Version(text) <= here:
+                yield self._load(text)
+        for text in others:
+            if Version(text) > here:
+                yield self._load(text)
+
+    def _names(self) -> set[str]:
+        if self._files is None:
+            self._files = {path.stem for path in self.folder.glob("*.json")} if self.folder.is_dir() else set()
+        return self._files | self._sets.keys()
 
     def _load(self, version: str) -> ContractSet:
         if version not in self._sets:

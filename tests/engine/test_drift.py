@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -306,6 +307,30 @@ def test_contracts_survive_a_file(toy: Toy, tmp_path: object) -> None:
     ContractSet.load(path).save(path)
     assert path.read_bytes() == first
     assert ContractStore(toy.folder).get("1.0.dev3+local") == contracts
+
+
+def test_a_known_version_reads_its_own_contract_file_only(toy: Toy) -> None:
+    registry = registry_of(*EVERY)
+    toy.contracts(registry).save(toy.folder / "1.0.json")
+    for version in ("1.1", "0.9"):
+        (toy.folder / f"{version}.json").write_text("unreadable")
+    plan = make_plan(registry, toy.tree, ContractStore(toy.folder))
+    assert plan.accepted and {item.against for decision in plan for item in decision.findings} == {"1.0"}
+    toy.edit("toy/core.py", '"hello " + name', '"good day " + name')
+    with pytest.raises(ContractError, match=r"1\.1\.json"):  # what changed may be as in another version
+        make_plan(registry, toy.tree, ContractStore(toy.folder))
+
+
+def test_a_contract_file_has_a_line_for_each_target_and_each_hash_once(toy: Toy) -> None:
+    contracts = toy.contracts(registry_of(*EVERY))
+    path = toy.folder / "1.0.json"
+    contracts.save(path)
+    text = path.read_text()
+    assert set(json.loads(text)["targets"]) == set(contracts.targets)
+    assert all(
+        sum(line.startswith(f'  "{target}": {{') for line in text.splitlines()) == 1 for target in contracts.targets
+    )
+    assert all(text.count(contract.sha256) == 1 for contract in contracts.targets.values())
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": 99, "version": "1", "targets": {}}'])
