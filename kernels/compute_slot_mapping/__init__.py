@@ -125,9 +125,11 @@ compute_slot_mapping = operators.define(
 """Fills `slot_mapping` with the cache slot of each token, and -1 behind the last one.
 
 Args:
-    query_start_loc: ``[requests + 1]`` int32: the first token of each request, then the number of tokens.
+    query_start_loc: ``[requests + 1]`` int32: the first token of each request, then the number of tokens, which must be
+        the length of `positions` (not checked: its value is on the device).
     positions: ``[tokens]`` int64, tokens: the position of each token in its request.
     block_table: ``[at least requests, max blocks]`` int32: the cache blocks of each request; rows may be apart.
     block_size: tokens per cache block, a power of two.
-    slot_mapping: ``[at least tokens]`` int64, the result: ``block * block_size + position % block_size``.
+    slot_mapping: ``[at least tokens]`` int64, the result: ``block * block_size + position % block_size``, which must be
+        less than 2^31: vector cores compute in int32.
 """
