@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from vllm.v1.outputs import LogprobsTensors
 
 from ascend_patch.kernels.apply_grammar_bitmask import apply_grammar_bitmask
 from ascend_patch.kernels.apply_penalties import apply_penalties as _apply_penalties
 from ascend_patch.kernels.min_p_temperature import min_p_temperature
+from ascend_patch.kernels.token_logprob_and_rank import token_logprob_and_rank
 
 
 def apply_penalties(
@@ -49,6 +51,24 @@ def apply_min_p(self: Any, logits: torch.Tensor) -> torch.Tensor:
     if self.min_p_count:
         min_p_temperature(logits, None, self.min_p)
     return logits
+
+
+def gather_logprobs(logprobs: torch.Tensor, num_logprobs: int, token_ids: torch.Tensor) -> LogprobsTensors:
+    """The best tokens of each row, and value and rank of the given one; without the copy that comparing makes.
+
+    The values are gathered, not recomputed: in the modes ``raw_logits`` and ``processed_logits`` they are no
+    log-probabilities.
+
+    Args:
+        logprobs: ``[rows, vocab_size]`` float32.
+        num_logprobs: how many of the best.
+        token_ids: ``[rows]`` int64.
+    """
+    best, best_ids = torch.topk(logprobs, num_logprobs, dim=-1)
+    token_ids = token_ids.unsqueeze(-1)
+    _, ranks = token_logprob_and_rank(logprobs, token_ids)
+    ids = torch.cat((token_ids, best_ids), dim=1).to(torch.int32)
+    return LogprobsTensors(ids, torch.cat((logprobs.gather(-1, token_ids), best), dim=1), ranks)
 
 
 class GrammarBitmask:

@@ -6,7 +6,7 @@ from ascend_patch.engine.vocabulary import Patch, Replace, Variant
 
 PATCH = Patch(
     id="sampling.penalties",
-    why="vLLM counts tokens into arrays of the vocabulary's size and passes over them ten times; a kernel does it at once.",
+    why="vLLM counts tokens into arrays of the vocabulary's size and passes over them ten times; one kernel suffices.",
     requires=("platform.npu",),
     variants=(
         Variant(

@@ -130,3 +130,12 @@ def loaded_packages() -> dict[str, str]:
 
     names = ("vllm", "torch", "torch_npu", "ascend_patch")
     return {name: str(sys.modules[name].__file__) for name in names if name in sys.modules}
+
+
+def traced_operators(name: str, prompts: list[Any], params: Any) -> list[str]:
+    """Generate, and name the device operators that hostcann saw meanwhile, kernels among them."""
+    from ascend_patch.hostcann import trace
+
+    with trace.recording() as counts:
+        generate(name, prompts, params)
+        return sorted(counts()["aclnn"])
