@@ -6,6 +6,7 @@ the wrong position, a length without its tail. Numbers are not compared: many of
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -366,16 +367,31 @@ PENALTIES = Subject(
 
 SUBJECTS = (SLOT_MAPPING, GRAMMAR, VOCABULARY, PENALTIES)
 SEEDED = [
-    pytest.param(subject, mutation, id=f"{subject.kernel}: {mutation.name}")
+    pytest.param(subject, number, id=f"{subject.kernel}: {mutation.name}")
     for subject in SUBJECTS
-    for mutation in subject.mutations
+    for number, mutation in enumerate(subject.mutations)
 ]
 
 
-def first_fault(program: Any, subject: Subject) -> str:
+def mutants(subject: Subject, source: str) -> tuple[str, tuple[str, ...]]:
+    """All mutants of a kernel as one source, which compiles much faster than one each; and their entries."""
+    includes = "".join(line + "\n" for line in source.splitlines() if line.startswith("#include"))
+    text, entries = includes, []
+    for number, mutation in enumerate(subject.mutations):
+        mutant = re.sub(r"^#include.*$", "", mutation.apply(source), flags=re.MULTILINE)
+        text += f"namespace mutant_{number} {{\n#line 1\n"
+        for entry in subject.entries:
+            mutant = re.sub(rf"\b{entry}\b", f"{entry}_{number}", mutant)
+            entries.append(f"{entry}_{number}")
+        text += mutant + "\n}\n"
+        text += "".join(f"using mutant_{number}::{entry}_{number};\n" for entry in subject.entries)
+    return text, tuple(entries)
+
+
+def first_fault(program: Any, subject: Subject, suffix: str = "") -> str:
     """The line of the first launch that fails, or nothing."""
     for entry, arguments, blocks in subject.launches():
-        outcome = program(entry, *arguments, blocks=blocks)
+        outcome = program(entry + suffix, *arguments, blocks=blocks)
         if outcome.fault != "SUCCESS":
             return str(outcome.message)
     return ""
@@ -386,7 +402,7 @@ def test_nothing_is_found_in_the_kernel_as_it_is(build: Any, kernel_source: Any,
     assert first_fault(build(kernel_source(subject.kernel), subject.entries), subject) == ""
 
 
-@pytest.mark.parametrize(("subject", "mutation"), SEEDED)
-def test_a_seeded_fault_is_found(build_mutants: Any, kernel_source: Any, subject: Subject, mutation: Mutation) -> None:
-    source = mutation.apply(kernel_source(subject.kernel))
-    assert first_fault(build_mutants(source, subject.entries), subject) != ""
+@pytest.mark.parametrize(("subject", "number"), SEEDED)
+def test_a_seeded_fault_is_found(build_mutants: Any, kernel_source: Any, subject: Subject, number: int) -> None:
+    program = build_mutants(*mutants(subject, kernel_source(subject.kernel)))
+    assert first_fault(program, subject, f"_{number}") != ""
