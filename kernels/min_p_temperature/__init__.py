@@ -10,7 +10,7 @@ from ascend_patch.kernels.declaration import Kernel
 KERNEL = Kernel(
     name="min_p_temperature",
     why="Min-p compares logits with a threshold of the row, without the softmax; the division is on the way.",
-    replaces=8,
+    replaces=9,
     entries=("min_p_temperature_float", "min_p_temperature_half", "min_p_temperature_bfloat16"),
     parameters=("ptr", "ptr", "ptr", "i32", "i32", "i64"),
 )
@@ -104,6 +104,6 @@ rounding error of the threshold may fall on the other side.
 
 Cost per element in float32: 8 bytes for temperature alone, the minimum; 12 with min-p, 1.5 times the minimum, since a
 row does not fit into a core's unified buffer and its maximum must be known first. 1 vector instruction per 64 elements
-for temperature, 4 with min-p; 2 and 4 casts more in the 16-bit types. Rows that stay as they are move nothing. A row is
-worked on by one core, so fewer rows than cores leave cores idle.
+for temperature, 4 with min-p; 2 and 3 casts more in the 16-bit types. Rows that stay as they are move nothing. A row is
+worked on by one core, so fewer rows than cores leave cores idle. One launch for 4 (temperature) and 5 (min-p).
 """

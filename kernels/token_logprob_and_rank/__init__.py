@@ -10,7 +10,7 @@ from ascend_patch.kernels.declaration import Kernel
 KERNEL = Kernel(
     name="token_logprob_and_rank",
     why="Reads the logits once, instead of writing the log-probabilities of the whole vocabulary and comparing those.",
-    replaces=4,
+    replaces=5,
     entries=("token_logprob_and_rank_float", "token_logprob_and_rank_half", "token_logprob_and_rank_bfloat16"),
     parameters=("ptr", "ptr", "ptr", "ptr", "i32", "i32", "i32", "i64", "i64"),
 )
@@ -106,5 +106,6 @@ Returns:
     least the first one's logit. vLLM counts after rounding to log-probabilities, which can make neighbours equal.
 
 Cost per element: 4 bytes in float32 and 2 in the 16-bit types, the minimum (one read); 7 vector instructions per 64
-elements, 8 in the 16-bit types. A row is worked on by one core, so fewer rows than cores leave cores idle.
+elements, 8 in the 16-bit types. A row is worked on by one core, so fewer rows than cores leave cores idle. One launch
+for 5: log_softmax, gather, concatenation, comparison and sum.
 """
