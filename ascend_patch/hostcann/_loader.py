@@ -54,6 +54,8 @@ def load() -> None:
                     f"hostcann cannot load {path.name}: {error}; "
                     "run `python -m ascend_patch.hostcann clean` and try again"
                 ) from error
+        if "aten" in loaded:
+            loaded["aten"].hostcann_aten_prepare()
         _handles.update(loaded)
         if not os.environ.get("HOSTCANN_ANNOUNCED"):
             # Once per process tree: workers inherit the variable.

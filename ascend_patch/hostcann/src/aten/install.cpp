@@ -10,6 +10,7 @@
 #include "copy.h"
 #include "fallback.h"
 #include "hostcann/runtime.h"
+#include "torch_npu_abi.h"
 
 namespace hostcann::aten {
 namespace {
@@ -72,6 +73,9 @@ int install() {
 
 }  // namespace
 }  // namespace hostcann::aten
+
+// What has to be done before torch-npu is loaded.
+ACL_API void hostcann_aten_prepare() { hostcann::aten::release_cuda_allocator_options(); }
 
 // Installs the fallback; returns null, or a message that says why it could not.
 ACL_API const char* hostcann_aten_install() {

@@ -4,6 +4,9 @@
 #include <c10/core/Stream.h>
 #include <dlfcn.h>
 
+#include <string>
+#include <unordered_set>
+
 namespace hostcann::aten {
 namespace {
 
@@ -25,7 +28,31 @@ Function find(const char* symbol) {
   return library == nullptr ? nullptr : reinterpret_cast<Function>(dlsym(library, symbol));
 }
 
+// Options of the CUDA allocator, as torch's CUDA build registers them when libc10_cuda is loaded (2.10 to 2.14).
+const char* const kCudaAllocatorOptions[] = {
+    "backend",
+    "release_lock_on_cudamalloc",
+    "release_lock_on_hipmalloc",
+    "pinned_use_cuda_host_register",
+    "pinned_use_hip_host_register",
+    "graph_capture_record_stream_reuse",
+    "pinned_reserve_segment_size_mb",
+    "pinned_num_register_threads",
+    "per_process_memory_fraction",
+    "pinned_free_catch_all",
+    "throw_on_cudamalloc_oom",
+};
+
 }  // namespace
+
+void release_cuda_allocator_options() {
+  using Options = std::unordered_set<std::string>& (*)();
+  // c10::CachingAllocator::AcceleratorAllocatorConfig::getMutableKeys()
+  const auto options = find<Options>("_ZN3c1016CachingAllocator26AcceleratorAllocatorConfig14getMutableKeysB5cxx11Ev");
+  // Where it is not loaded yet, it would take the names later; where torch is a CPU build, there is none.
+  if (options == nullptr || dlopen("libc10_cuda.so", RTLD_NOW | RTLD_GLOBAL) == nullptr) return;
+  for (const char* const name : kCudaAllocatorOptions) options().erase(name);
+}
 
 bool storage_layout_is_known(c10::DeviceIndex device) {
   static const bool known = [device] {

@@ -27,6 +27,10 @@ struct NpuStorage : c10::StorageImpl {
   StorageDescription description;
 };
 
+// Lets torch-npu register its allocator's options next to a CUDA build of torch: from 2.14.0 on some have the names of
+// CUDA's, and torch refuses a name twice. To be called before torch-npu is loaded; CUDA has no device here to serve.
+void release_cuda_allocator_options();
+
 // Whether torch-npu's storages are laid out as declared above; looked at once, with a tensor made by torch-npu.
 bool storage_layout_is_known(c10::DeviceIndex device);
 
