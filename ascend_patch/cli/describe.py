@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from ascend_patch.engine.vocabulary import Add, Patch, Register, Replace, Retarget, Rewrite, State, Variant, Wrap
+from ascend_patch.engine.vocabulary import (
+    Add,
+    Expiry,
+    Patch,
+    Register,
+    Replace,
+    Retarget,
+    Rewrite,
+    State,
+    Variant,
+    Wrap,
+)
 
 if TYPE_CHECKING:
     from ascend_patch.cli.workspace import Workspace
@@ -62,6 +74,7 @@ def variant_facts(variant: Variant) -> dict[str, Any]:
     return {
         "versions": variant.versions,
         "needs": list(variant.needs),
+        "unneeded": variant.unneeded,
         "rewrites": [rewrite_facts(rewrite) for rewrite in variant.rewrites],
     }
 
@@ -100,6 +113,7 @@ def patch_facts(workspace: Workspace, patch: Patch, plan: Plan | None) -> dict[s
         "on": on,
         "on_reason": why_on,
         "state": decision.state.value if decision is not None else None,
+        "unneeded": decision is not None and decision.unneeded,
         "state_reason": decision.reason if decision is not None else "",
         "variant": chosen.versions if chosen is not None else None,
         "variants": [variant_facts(variant) for variant in patch.variants],
@@ -107,12 +121,48 @@ def patch_facts(workspace: Workspace, patch: Patch, plan: Plan | None) -> dict[s
         "conflicts": list(patch.conflicts),
         "upstream": patch.upstream,
         "unnecessary_when": patch.unnecessary_when,
+        "expires": [{"target": sign.target, "without": sign.without} for sign in patch.expires],
         "module": patch.module,
     }
 
 
-def predicted(state: str | None) -> str:
+NOT_NEEDED = "not-needed"
+"""The word for a patch that the version works without; its state is "skipped"."""
+
+
+def state_word(state: str | None, unneeded: bool = False) -> str:
     """The word a table shows for a predicted state: accepted patches "apply", they are not waiting for anything."""
     if state is None:
         return "-"
+    if unneeded:
+        return NOT_NEEDED
     return "applies" if state == State.PENDING.value else state
+
+
+def expiry_sentence(sign: Expiry) -> str:
+    """What would be a sign that upstream no longer needs a patch, e.g. ``a.b:c no longer mentions 'cuda'``."""
+    return f"{sign.target} no longer mentions {sign.without!r}" if sign.without else f"upstream has {sign.target}"
+
+
+def merged(ranges: Iterable[str]) -> list[str]:
+    """As few ranges as cover the same versions, lowest first; those that touch become one."""
+    from packaging.version import Version
+
+    spans: list[tuple[str, str]] = []
+    for low, high in sorted(map(bounds, ranges), key=lambda pair: Version(pair[0].lstrip(">="))):
+        if spans and Version(low.lstrip(">=")) <= Version(spans[-1][1].lstrip("<=")):
+            widest = max(spans[-1][1], high, key=lambda text: Version(text.lstrip("<=")))
+            spans[-1] = (spans[-1][0], widest)
+        else:
+            spans.append((low, high))
+    return [f"{low},{high}" for low, high in spans]
+
+
+def bounds(specifier: str) -> tuple[str, str]:
+    """The clauses of a variant's range that bound it from below and from above, e.g. ``(">=0.13", "<0.34")``."""
+    clauses = [clause.strip() for clause in specifier.split(",")]
+    pinned = next((clause.lstrip("=").removesuffix(".*") for clause in clauses if clause.startswith("==")), None)
+    if pinned is not None:
+        return f">={pinned}", f"<={pinned}"
+    low = next(clause for clause in clauses if clause.startswith(">"))
+    return low, next(clause for clause in clauses if clause.startswith("<"))

@@ -105,9 +105,4 @@ def _print(item: Comparison, context_lines: int) -> None:
     text = item.unified(context_lines)
     if not text:
         return
-    if output.on_terminal():
-        from rich.syntax import Syntax
-
-        output.console().print(Syntax(text, "diff", theme="ansi_dark", word_wrap=True, background_color="default"))
-    else:
-        print(text)
+    output.diff(text)

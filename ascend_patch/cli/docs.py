@@ -83,6 +83,8 @@ def document(registry: Registry, package: str) -> str:
 
 
 def _lines(registry: Registry, package: str) -> Iterator[str]:
+    from ascend_patch.cli.describe import merged
+
     patches = sorted(registry, key=lambda patch: patch.id)
     areas = sorted({patch.area for patch in patches})
     required = sum(patch.required for patch in patches)
@@ -96,11 +98,13 @@ def _lines(registry: Registry, package: str) -> Iterator[str]:
     for area in areas:
         yield f"## {area}"
         yield ""
-        yield "| patch | | why |"
-        yield "|---|---|---|"
+        yield f"| patch | | {package} | variants | why |"
+        yield "|---|---|---|---|---|"
         for patch in patches:
             if patch.area == area:
-                yield f"| [{patch.id}](#{_anchor(patch.id)}) | {_kind(patch)} | {_cell(patch.why)} |"
+                link = f"[{patch.id}](#{_anchor(patch.id)})"
+                covered = " and ".join(f"`{text}`" for text in merged(item.versions for item in patch.variants))
+                yield f"| {link} | {_kind(patch)} | {covered} | {len(patch.variants)} | {_cell(patch.why)} |"
         yield ""
     for area in areas:
         for patch in patches:
@@ -109,7 +113,7 @@ def _lines(registry: Registry, package: str) -> Iterator[str]:
 
 
 def _section(registry: Registry, package: str, patch: Patch) -> Iterator[str]:
-    from ascend_patch.cli.describe import sentence
+    from ascend_patch.cli.describe import expiry_sentence, sentence
 
     yield f"### {patch.id}"
     yield ""
@@ -125,11 +129,13 @@ def _section(registry: Registry, package: str, patch: Patch) -> Iterator[str]:
         yield f"- Upstream: {patch.upstream}"
     if patch.unnecessary_when:
         yield f"- Unnecessary when: {patch.unnecessary_when}"
-    count = len(patch.variants)
-    yield f"- Variants: {count}"
-    for variant in patch.variants:
+    for sign in patch.expires:
+        yield f"  - Reported by `ascend-patch verify` when {expiry_sentence(sign)}."
+    yield f"- Variants: {len(patch.variants)}"
+    for number, variant in enumerate(patch.variants, 1):
         needs = f", needs {', '.join(f'`{need}`' for need in variant.needs)}" if variant.needs else ""
-        yield f"  - {package} `{variant.versions}`{needs}"
+        unneeded = f": not needed, {variant.unneeded}" if variant.unneeded else ""
+        yield f"  - v{number}: {package} `{variant.versions}`{needs}{unneeded}"
         for rewrite in variant.rewrites:
             yield f"    - `{sentence(rewrite)}`"
     yield ""

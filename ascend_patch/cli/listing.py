@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,12 +10,16 @@ from ascend_patch.cli import output, workspace
 from ascend_patch.cli.errors import Refusal, suggestion
 from ascend_patch.cli.workspace import Workspace
 
+if TYPE_CHECKING:
+    from ascend_patch.engine.planning import Plan
+
 HELP = """List every patch with its state for the installed vLLM.
 
 \b
 The state is a prediction from the sources; nothing is imported or changed:
-applies, skipped (no variant for this version), disabled, drifted (upstream changed),
-rolled-back (something it requires does not apply), or - without an installed vLLM.
+applies, not-needed (this version works without it), skipped (no variant for this version, or
+something it requires does not apply), disabled, drifted (upstream changed), or - without an
+installed vLLM.
 """
 
 EXAMPLES = """\b
@@ -26,12 +30,12 @@ Examples:
   ascend-patch list --json | jq -r '.patches[] | select(.required) | .id'
 
 \b
-JSON keys: package, version (null: not installed), patches[]: id, area, why, required,
-traced, on, on_reason, state, state_reason, variant, variants[], requires[], conflicts[],
-upstream, unnecessary_when, module.
-In JSON a patch that would be applied has the state "pending"."""
+JSON keys: package, version (null: not installed), taken_for (null, or version and reason),
+patches[]: id, area, why, required, traced, on, on_reason, state, unneeded, state_reason,
+variant, variants[], requires[], conflicts[], upstream, unnecessary_when, expires[], module.
+In JSON a patch that would be applied has the state "pending", one that is not needed "skipped"."""
 
-STATES = ("applies", "skipped", "disabled", "drifted", "failed", "rolled-back", "-")
+STATES = ("applies", "not-needed", "skipped", "disabled", "drifted", "failed", "rolled-back", "-")
 
 
 def list_patches(
@@ -47,7 +51,7 @@ def list_patches(
 ) -> None:
     """List every patch."""
     here = workspace.of(context)
-    from ascend_patch.cli.describe import patch_facts, predicted
+    from ascend_patch.cli.describe import patch_facts, state_word
 
     _check(area or [], sorted({patch.area for patch in here.registry}), "area")
     wanted_states = ["applies" if word == "pending" else word for word in state or []]
@@ -59,16 +63,22 @@ def list_patches(
         facts = patch_facts(here, here.registry[patch_id], plan)
         if area and facts["area"] not in area:
             continue
-        if wanted_states and predicted(facts["state"]) not in wanted_states:
+        if wanted_states and state_word(facts["state"], facts["unneeded"]) not in wanted_states:
             continue
         if required is not None and facts["required"] != required:
             continue
         rows.append(facts)
     if as_json:
-        version = tree.version if tree is not None else None
-        output.as_json({"package": here.package, "version": version, "patches": rows})
+        output.as_json(
+            {
+                "package": here.package,
+                "version": plan.version if plan is not None else None,
+                "taken_for": plan.standing._asdict() if plan is not None and plan.standing.reason else None,
+                "patches": rows,
+            }
+        )
         return
-    _print(here, rows, tree.version if tree is not None else None)
+    _print(here, rows, plan)
 
 
 def _check(words: list[str], known: list[str], what: str) -> None:
@@ -77,8 +87,8 @@ def _check(words: list[str], known: list[str], what: str) -> None:
             raise Refusal(f"unknown {what} {word!r}: {suggestion(word, known, 'use ' + ', '.join(known))}")
 
 
-def _print(here: Workspace, rows: list[dict[str, Any]], version: str | None) -> None:
-    from ascend_patch.cli.describe import predicted
+def _print(here: Workspace, rows: list[dict[str, Any]], plan: Plan | None) -> None:
+    from ascend_patch.cli.describe import state_word
 
     output.table(
         ("id", "kind", "switch", "state", "variants", "note"),
@@ -87,7 +97,7 @@ def _print(here: Workspace, rows: list[dict[str, Any]], version: str | None) -> 
                 facts["id"],
                 output.state_cell("required" if facts["required"] else "optional"),
                 output.state_cell("on" if facts["on"] else "off"),
-                output.state_cell(predicted(facts["state"])),
+                output.state_cell(state_word(facts["state"], facts["unneeded"])),
                 str(len(facts["variants"])),
                 facts["on_reason"] or facts["state_reason"] or facts["why"],
             )
@@ -97,5 +107,7 @@ def _print(here: Workspace, rows: list[dict[str, Any]], version: str | None) -> 
         spare=("variants", "switch"),
     )
     if output.on_terminal():
-        against = f"{here.package} {version}" if version else f"no {here.package} is installed: states are unknown"
+        against = f"{here.package} {plan.version}" if plan else f"no {here.package} is installed: states are unknown"
         output.say(f"{len(rows)} patches; {against}", "dim")
+    if plan is not None and plan.standing.reason:
+        output.complain(plan.standing.reason)

@@ -25,6 +25,7 @@ STYLES: Mapping[str, str] = {
     "skipped": "dim",
     "disabled": "dim",
     "off": "dim",
+    "not-needed": "dim",
     "warning": "yellow",
     "drifted": "red",
     "rolled-back": "yellow",
@@ -122,6 +123,16 @@ def table(
         _rich_table(columns, cells, keep)
     else:
         _plain_table(columns, cells)
+
+
+def diff(text: str) -> None:
+    """A unified diff; coloured on a terminal."""
+    if on_terminal():
+        from rich.syntax import Syntax
+
+        console().print(Syntax(text, "diff", theme="ansi_dark", word_wrap=True, background_color="default"))
+    else:
+        print(text)
 
 
 def as_json(value: object) -> None:

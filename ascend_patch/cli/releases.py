@@ -47,8 +47,8 @@ class Release(NamedTuple):
 
 def cache_folder(environ: Mapping[str, str]) -> Path:
     """``$XDG_CACHE_HOME/ascend_patch/sources``, else the same below ``~/.cache``."""
-    base = environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "ascend_patch" / "sources"
+    home = environ.get("HOME") or Path.home()
+    return Path(environ.get("XDG_CACHE_HOME") or Path(home, ".cache")) / "ascend_patch" / "sources"
 
 
 def index_url(environ: Mapping[str, str]) -> str:
@@ -87,6 +87,16 @@ def released(package: str, environ: Mapping[str, str]) -> dict[str, Release]:
             if match[1] not in found or not item.is_wheel:
                 found[match[1]] = item
     return {version: found[version] for version in sorted(found, key=Version)}
+
+
+def cached(package: str, environ: Mapping[str, str]) -> dict[str, Path]:
+    """The archives that earlier downloads left in the cache, by version, oldest first."""
+    from packaging.version import Version
+
+    from ascend_patch.engine.versions import is_version
+
+    found = {path.stem[len(package) + 1 :]: path for path in cache_folder(environ).glob(f"{package}-*.zip")}
+    return {version: found[version] for version in sorted(filter(is_version, found), key=Version)}
 
 
 def source(

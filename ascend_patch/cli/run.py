@@ -144,7 +144,7 @@ def _with_what_it_takes(here: Workspace, only: list[str]) -> list[str]:
 
 
 def _describe(child: Workspace, command: list[str], changes: Mapping[str, str], as_json: bool) -> None:
-    from ascend_patch.cli.describe import predicted
+    from ascend_patch.cli.describe import state_word
     from ascend_patch.environment import decide_device
 
     device = decide_device(child.settings.device)
@@ -183,7 +183,7 @@ def _describe(child: Workspace, command: list[str], changes: Mapping[str, str], 
                 (
                     item.patch.id,
                     output.state_cell("required" if item.patch.required else "optional"),
-                    output.state_cell(predicted(item.state.value)),
+                    output.state_cell(state_word(item.state.value, item.unneeded)),
                     item.reason,
                 )
                 for item in plan

@@ -23,9 +23,9 @@ Examples:
   ascend-patch show attention.paged --json | jq '.contract'
 
 \b
-JSON keys: those of 'list --json' for one patch, and required_by[], findings[]: target,
-problem, text, against; contract{target}: kind, signature, file, overridden_by[], aliased_in[]
-(null: no contract for the installed version)."""
+JSON keys: those of 'list --json' for one patch, and required_by[], taken_for, outgrown[] (signs
+that upstream no longer needs it), findings[]: target, problem, text, against;
+contract{target}: kind, signature, file, overridden_by[], aliased_in[] (null: no contract for the installed version)."""
 
 
 def show(
@@ -43,7 +43,9 @@ def show(
     decision = plan.decisions[patch.id] if plan is not None else None
     facts = patch_facts(here, patch, plan)
     facts["required_by"] = list(here.registry.dependents(patch.id))
+    facts["taken_for"] = plan.standing._asdict() if plan is not None and plan.standing.reason else None
     facts["findings"] = _findings(decision)
+    facts["outgrown"] = _outgrown(decision, tree)
     facts["contract"] = _contract(here, patch, decision, tree)
     if as_json:
         output.as_json(facts)
@@ -58,6 +60,15 @@ def _findings(decision: Decision | None) -> list[dict[str, str]]:
         {"target": item.target, "problem": item.problem, "text": item.text, "against": item.against}
         for item in decision.findings
     ]
+
+
+def _outgrown(decision: Decision | None, tree: SourceTree | None) -> list[str]:
+    """Signs in the installed sources that upstream no longer needs the patch."""
+    from ascend_patch.engine.expiry import signs
+
+    if tree is None or decision is None or decision.variant is None or decision.unneeded:
+        return []
+    return signs(decision.patch, tree, decision.variant, decision.findings)
 
 
 def _contract(
@@ -81,7 +92,7 @@ def _contract(
 
 
 def _print(here: Workspace, patch: Patch, facts: dict[str, Any], tree: SourceTree | None) -> None:
-    from ascend_patch.cli.describe import predicted, sentence
+    from ascend_patch.cli.describe import expiry_sentence, sentence, state_word
 
     output.heading(patch.id)
     output.field("why", patch.why)
@@ -89,18 +100,28 @@ def _print(here: Workspace, patch: Patch, facts: dict[str, Any], tree: SourceTre
     output.field("traced", "yes: runs inside torch.compile, plain functions only" if patch.traced else "no")
     output.field("switch", ("on" if facts["on"] else "off") + _because(facts["on_reason"]))
     against = f"{here.package} {tree.version}" if tree is not None else f"no {here.package} installed"
-    output.field("state", f"{predicted(facts['state'])} ({against})" + _because(facts["state_reason"]))
+    output.field(
+        "state", f"{state_word(facts['state'], facts['unneeded'])} ({against})" + _because(facts["state_reason"])
+    )
+    if facts["taken_for"]:
+        output.field("taken for", f"{facts['taken_for']['version']}: {facts['taken_for']['reason']}")
     for key, label in (("requires", "requires"), ("required_by", "required by"), ("conflicts", "conflicts with")):
         if facts[key]:
             output.field(label, ", ".join(facts[key]))
     output.field("upstream", patch.upstream or "-")
     output.field("unnecessary when", patch.unnecessary_when or "-")
+    for sign in patch.expires:
+        output.field("a sign of that", expiry_sentence(sign))
+    for line in facts["outgrown"]:
+        output.field("seems outgrown", line)
     output.field("declared in", patch.module)
-    for variant in patch.variants:
+    for number, variant in enumerate(patch.variants, 1):
         chosen = " (this one fits)" if variant.versions == facts["variant"] else ""
         needs = f"; needs {', '.join(variant.needs)}" if variant.needs else ""
         output.say()
-        output.heading(f"{here.package} {variant.versions}{needs}{chosen}")
+        output.heading(f"v{number}  {here.package} {variant.versions}{needs}{chosen}")
+        if variant.unneeded:
+            output.say(f"  not needed: {variant.unneeded}")
         for rewrite in variant.rewrites:
             output.say(f"  {sentence(rewrite)}")
     _print_contract(facts, tree)
@@ -111,7 +132,7 @@ def _because(reason: str) -> str:
 
 
 def _print_contract(facts: dict[str, Any], tree: SourceTree | None) -> None:
-    if tree is None or facts["variant"] is None:
+    if tree is None or facts["variant"] is None or facts["unneeded"]:
         return
     output.say()
     if facts["contract"] is None:

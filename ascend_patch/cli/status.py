@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -28,8 +29,9 @@ Examples:
 
 \b
 JSON keys: runs[]: id, alive, agrees, differences[], ok, processes[]: pid, role, alive, started,
-command[], device, python, package, version, fingerprint, patches{id}: state, reason,
-applied[], pending[], early_importers[], stale_aliases[] (left out when empty)."""
+command[], device, python, package, version, taken_for (null, or version and reason),
+fingerprint, patches{id}: state, unneeded, reason, applied[], pending[], early_importers[],
+stale_aliases[] (left out when empty)."""
 
 BAD_STATES = ("failed", "rolled-back", "drifted")
 
@@ -98,6 +100,7 @@ def _process(record: Record) -> dict[str, Any]:
         "python": record.raw.get("python", ""),
         "package": record.raw.get("package", ""),
         "version": record.version,
+        "taken_for": record.raw.get("taken_for") or None,
         "fingerprint": record.fingerprint,
         "patches": {patch_id: dict(entry) for patch_id, entry in record.patches.items()},
     }
@@ -109,12 +112,16 @@ def _broken(process: dict[str, Any], required: set[str]) -> list[str]:
         patch_id
         for patch_id, entry in process["patches"].items()
         if entry["state"] in ("failed", "rolled-back")
-        or (patch_id in required and entry["state"] in ("drifted", "skipped", "disabled"))
+        or (patch_id in required and entry["state"] in ("drifted", "skipped", "disabled") and not _unneeded(entry))
     ]
 
 
+def _unneeded(entry: Mapping[str, Any]) -> bool:
+    return bool(entry.get("unneeded"))
+
+
 def _count(process: dict[str, Any], *states: str) -> int:
-    return sum(entry["state"] in states for entry in process["patches"].values())
+    return sum(entry["state"] in states and not _unneeded(entry) for entry in process["patches"].values())
 
 
 def _print_runs(runs: list[dict[str, Any]]) -> None:
@@ -140,8 +147,12 @@ def _print(facts: dict[str, Any]) -> None:
         f"run {facts['id']}: {'running' if facts['alive'] else 'ended'}, "
         f"{first['package']} {first['version']}, device {first['device'] or '-'}"
     )
+    for reason in dict.fromkeys(
+        process["taken_for"]["reason"] for process in facts["processes"] if process["taken_for"]
+    ):
+        output.say(reason, "yellow")
     output.table(
-        ("pid", "role", "alive", "applied", "pending", "off", "wrong", "fingerprint"),
+        ("pid", "role", "alive", "applied", "pending", "off", "not needed", "wrong", "fingerprint"),
         [
             (
                 str(process["pid"]),
@@ -150,6 +161,7 @@ def _print(facts: dict[str, Any]) -> None:
                 str(_count(process, "applied")),
                 str(_count(process, "pending")),
                 str(_count(process, "disabled", "skipped")),
+                str(sum(map(_unneeded, process["patches"].values()))),
                 _wrong(_count(process, *BAD_STATES)),
                 process["fingerprint"][:12] or "-",
             )
@@ -157,6 +169,9 @@ def _print(facts: dict[str, Any]) -> None:
         ],
         keep=("pid", "role", "fingerprint"),
     )
+    for patch_id, entry in first["patches"].items():
+        if _unneeded(entry):  # the same in every process that agrees with the first
+            output.say(f"{patch_id}: {entry.get('reason', 'not needed')}", "dim")
     for process in facts["processes"]:
         for patch_id, entry in process["patches"].items():
             if entry["state"] in BAD_STATES:

@@ -1,226 +1,242 @@
-"""``ascend-patch verify``: do the patches still fit the sources of a version?"""
+"""``ascend-patch verify``: do the patches still fit the sources of a version, or of many?"""
 
 from __future__ import annotations
 
-import dataclasses
-import os
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ascend_patch.cli import output, workspace
+from ascend_patch.cli.choices import patch_ids
 from ascend_patch.cli.errors import FINDING, Refusal
 from ascend_patch.cli.workspace import Workspace
 
 if TYPE_CHECKING:
-    from ascend_patch.engine.contracts import ContractSet
-    from ascend_patch.engine.planning import Decision, Plan
-    from ascend_patch.engine.registry import Registry
+    from ascend_patch.cli.inspection import Inspection
+    from ascend_patch.engine.contract_checking import Finding
+    from ascend_patch.engine.planning import Decision
     from ascend_patch.engine.sources import SourceTree
-    from ascend_patch.engine.vocabulary import Patch, Variant
-
-Moved = dict[str, tuple[str, ...]]
-"""Targets that are gone, and the modules that define their name now."""
 
 HELP = """Compare every patch with the sources of a vLLM, without importing it.
 
 \b
-All patches are checked, also those that are switched off.
-Exit code 1: a required patch does not apply (with --strict: any patch drifted or has no contract).
-Exit code 2: no patch covers this version at all.
+All patches are checked, also those that are switched off. Sources of a released version are
+downloaded once, from the index that pip uses, and kept in ~/.cache/ascend_patch/sources.
+  verify            one version: every patch, and what changed where it does not fit
+  verify --all      every released version in the ranges of the patches, as a table
+  verify --todo     what is left to do until the patches cover a version
+  verify --explain  what upstream changed in the targets of a patch between two versions
+
+\b
+Exit code 1: a required patch does not apply (with --strict: any patch drifted or has no contract),
+with --all: in a version that the patches name; with --todo: something is left to do.
+Exit code 2: no patch covers this version at all, or its sources cannot be had.
 """
 
 EXAMPLES = """\b
 Examples:
   ascend-patch verify                                      the installed vLLM
+  ascend-patch verify --vllm 0.23.0                        a release, downloaded if need be
   ascend-patch verify --vllm vllm-0.32.0.tar.gz            an sdist
   ascend-patch verify --vllm vllm-0.32.0-...-linux.whl     a wheel
   ascend-patch verify --vllm ../vllm --as 0.32.0           a checkout, taken for 0.32.0
-  ascend-patch verify --vllm vllm-0.32.1.tar.gz --update   write patches/contracts/0.32.1.json
+  ascend-patch verify --all                                patches x versions
+  ascend-patch verify --all --also 0.11.0,0.9.1 --offline  and two more; only what was downloaded before
+  ascend-patch verify --all --update                       write patches/contracts/VERSION.json for each
+  ascend-patch verify --vllm 0.33.0 --todo                 steps to support a new version
+  ascend-patch verify --explain worker.streams --from 0.29.0 --to 0.32.0
 
 \b
-JSON keys: package, version, origin, source (installed, folder, wheel, sdist), contract
-(true: there is one for exactly this version), ok, patches[]: id, required, state, reason,
-variant, targets[]: target, problem ("" = as expected), text, against, now_in[]; updated (the file
-written by --update, or null)."""
+Cells of --all: ok or v2 (it applies, by its second variant), "?" behind it (a target has no
+contract), "*" behind it (upstream seems to have outgrown the patch), drift (a target changed),
+missing (a target is gone), held (one that belongs to it does not apply), no (no variant covers
+the version), - (not needed).
+
+\b
+JSON keys: package, version, origin, source (installed, folder, wheel, sdist), inside (a patch names
+this version), taken_for (null, or version and reason: see VLLM_ASCEND_PATCH_ASSUME_VERSION), contract
+(true: there is one for exactly this version), ok, applied, not_needed[], short[] (required patches
+that do not apply), patches[]: id, required, state, unneeded, reason, variant, number (of the variant),
+targets[]: target, problem ("" = as expected), text, against, now_in[]; unnecessary[]: id, signs[];
+overridden[]: target, text; updated (what --update did, or null).
+With --all: package, index (false: only the cache was looked at), ok, versions[] with the same keys and
+cells{id}. With --explain: id, from, to, targets[]: target, state, changes[], diff. With --todo:
+package, version, done, patches[]: id, kind (nothing, contract, extend, drift, decide), text, edits[]:
+place, old, new, commands[]; overridden[], unnecessary[], then[]."""
 
 
 def verify(
     context: typer.Context,
     vllm: Annotated[
         str | None,
-        typer.Option("--vllm", metavar="PATH", help="A checkout, sdist, wheel or package folder instead."),
+        typer.Option(
+            "--vllm", metavar="VERSION|PATH", help="A release, or a checkout, sdist, wheel or package folder instead."
+        ),
     ] = None,
     taken_for: Annotated[
         str | None, typer.Option("--as", metavar="VERSION", help="Treat the sources as this version.")
     ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every released version in the ranges of the patches.")] = False,
+    also: Annotated[
+        str, typer.Option("--also", metavar="VERSIONS", help="With --all: further versions, separated by commas.")
+    ] = "",
+    offline: Annotated[bool, typer.Option("--offline", help="Only sources that were downloaded before.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Any drift and any missing contract counts.")] = False,
-    update: Annotated[bool, typer.Option("--update", help="Write the contract file of this version first.")] = False,
+    update: Annotated[bool, typer.Option("--update", help="Write the contract file of each version first.")] = False,
+    todo: Annotated[bool, typer.Option("--todo", help="Show what is left to do for this version.")] = False,
+    explain: Annotated[
+        str | None,
+        typer.Option("--explain", metavar="ID", help="What upstream changed for this patch.", autocompletion=patch_ids),
+    ] = None,
+    old: Annotated[
+        str | None, typer.Option("--from", metavar="VERSION|PATH", help="With --explain: the earlier sources.")
+    ] = None,
+    new: Annotated[
+        str | None,
+        typer.Option("--to", metavar="VERSION|PATH", help="With --explain: the later ones (default: the installed)."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare the patches with sources."""
+    from ascend_patch.cli import explanation, inspection, matrix, tasks
+
     here = workspace.of(context)
+    mode = _mode({"--all": every, "--todo": todo, "--explain": explain is not None})
+    given = {"--vllm": vllm, "--as": taken_for, "--also": also, "--strict": strict, "--update": update}
+    _refuse_idle(mode, given | {"--from": old, "--to": new})
     if update and taken_for:
         raise Refusal("--update would write the contract of a version these sources are not: leave out --as")
-    if taken_for:
-        from ascend_patch.engine.versions import is_version
-
-        if not is_version(taken_for):
-            raise Refusal(f"--as {taken_for!r} is no version: write it like 0.32.0")
-    tree = here.tree(vllm, version=taken_for)
-    registry = _each_by_itself(here.registry, ignore_needs=vllm is not None)
-    _refuse_unsupported(here, registry, tree)
-    written = _update(here, registry, tree) if update else None
-    plan = _plan(here, registry, tree, strict)
-    ok = not plan.problems()
-    moved = _moved(plan, tree)
-    if as_json:
-        output.as_json(_facts(here, plan, tree, ok, written, moved))
+    _check_version(taken_for, "--as")
+    if explain is not None:
+        if old is None:
+            raise Refusal("--explain compares two versions: name the earlier one with --from VERSION")
+        explanation.explain(here, explain, old, new, offline=offline, as_json=as_json)
+        return
+    if every:
+        ok = matrix.verify_all(here, also=also, offline=offline, strict=strict, update=update, as_json=as_json)
+    elif todo:
+        ok = tasks.todo(here, vllm, offline=offline, as_json=as_json)
     else:
-        _print(here, plan, tree, ok, written, moved)
+        tree = inspection.open_sources(here, vllm, announce=output.complain, taken_for=taken_for, offline=offline)
+        standing = None if vllm or taken_for else here.standing
+        inspect = partial(inspection.inspect, here, tree, strict=strict, elsewhere=bool(vllm), standing=standing)
+        ok = _verify_one(here, inspect, strict, update, as_json)
     if not ok:
         raise typer.Exit(FINDING)
 
 
-def _each_by_itself(registry: Registry, ignore_needs: bool) -> Registry:
-    """The registry without conflicts, because all patches are on here whether or not they can be on together.
+BELONGS = {
+    "--vllm": ("", "--todo"),
+    "--as": ("",),
+    "--also": ("--all",),
+    "--strict": ("", "--all"),
+    "--update": ("", "--all"),
+    "--from": ("--explain",),
+    "--to": ("--explain",),
+}
+"""What each option goes with; '' is none of --all, --todo and --explain."""
 
-    With `ignore_needs` also without what variants need of this machine: the sources come from elsewhere.
-    """
-    from ascend_patch.engine.registry import Registry
 
-    def variants(patch: Patch) -> tuple[Variant, ...]:
-        if not ignore_needs:
-            return patch.variants
-        return tuple(dataclasses.replace(variant, needs=()) for variant in patch.variants)
+def _mode(modes: dict[str, bool]) -> str:
+    chosen = [mode for mode, on in modes.items() if on]
+    if len(chosen) > 1:
+        raise Refusal(f"{' and '.join(chosen)} are different questions: leave out one")
+    return chosen[0] if chosen else ""
 
-    return Registry(
-        {patch.id: dataclasses.replace(patch, conflicts=(), variants=variants(patch)) for patch in registry}
+
+def _refuse_idle(mode: str, given: Mapping[str, object]) -> None:
+    """Refuse an option that would be left out silently."""
+    for option, value in given.items():
+        if value and mode not in BELONGS[option]:
+            where = " or ".join(name or "a single version" for name in BELONGS[option])
+            raise Refusal(f"{option} goes with {where}: see 'ascend-patch verify --help'")
+
+
+def _check_version(text: str | None, option: str) -> None:
+    from ascend_patch.engine.versions import is_version
+
+    if text and not is_version(text):
+        raise Refusal(f"{option} {text!r} is no version: write it like 0.32.0")
+
+
+def _verify_one(here: Workspace, inspect: Callable[[], Inspection], strict: bool, update: bool, as_json: bool) -> bool:
+    from ascend_patch.cli import inspection
+    from ascend_patch.engine.contract_building import check_overrides
+
+    found = inspect()
+    if not found.inside and not found.plan.standing.reason:
+        raise Refusal(_unsupported(here, found.tree))
+    overridden = check_overrides(found.tree, here.registry, here.store, found.plan.standing.version)
+    written = None
+    if update:
+        if not found.inside:
+            raise Refusal(
+                f"no patch names {here.package} {found.version}, so it has no contract to write: "
+                "extend the ranges first, 'ascend-patch verify --todo' shows which"
+            )
+        written = inspection.update(here, found.tree)
+        found = inspect()
+    if as_json:
+        escaping = [{"target": item.target, "text": item.text} for item in overridden]
+        output.as_json({"package": here.package, **found.facts(), "overridden": escaping, "updated": written})
+    else:
+        _print(here, found, overridden, written)
+    return found.ok and not (strict and overridden)
+
+
+def _unsupported(here: Workspace, tree: SourceTree) -> str:
+    from ascend_patch.cli.describe import merged
+    from ascend_patch.cli.inspection import ranges
+
+    return (
+        f"no patch covers {here.package} {tree.version} ({tree.origin}), and its sources are like those of no known "
+        f"version: supported are {' and '.join(merged(ranges(here.registry)))}; "
+        "'--as VERSION' compares with the patches of a supported one"
     )
 
 
-def _refuse_unsupported(here: Workspace, registry: Registry, tree: SourceTree) -> None:
-    from ascend_patch.engine.versions import fits
-
-    ranges = list(dict.fromkeys(variant.versions for patch in registry for variant in patch.variants))
-    if ranges and not any(fits(tree.version, text) for text in ranges):
-        raise Refusal(
-            f"no patch covers {here.package} {tree.version} ({tree.origin}): supported are {' and '.join(ranges)}; "
-            "'--as VERSION' compares with the patches of a supported one"
-        )
-
-
-def _plan(here: Workspace, registry: Registry, tree: SourceTree, strict: bool) -> Plan:
-    from ascend_patch.engine.planning import Selection, make_plan
-
-    return make_plan(registry, tree, here.store, Selection(enable=frozenset(registry.ids), strict=strict))
-
-
-def _update(here: Workspace, registry: Registry, tree: SourceTree) -> str:
-    """Write the contract file and return a sentence about it."""
-    from ascend_patch.engine.contract_building import build
-    from ascend_patch.engine.contracts import ContractStore
-
-    new = build(tree, registry)
-    path = here.contracts_folder / f"{new.version}.json"
-    old = here.store.get(new.version)
-    if old == new:
-        return f"{path} is up to date ({len(new.targets)} targets)"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        new.save(draft)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-    here.store = ContractStore(here.contracts_folder)
-    return f"wrote {path} ({_changes(old, new)})"
-
-
-def _changes(old: ContractSet | None, new: ContractSet) -> str:
-    if old is None:
-        return f"{len(new.targets)} targets"
-    added = new.targets.keys() - old.targets.keys()
-    removed = old.targets.keys() - new.targets.keys()
-    changed = [name for name in new.targets.keys() & old.targets.keys() if new.targets[name] != old.targets[name]]
-    return f"{len(new.targets)} targets: {len(added)} added, {len(removed)} removed, {len(changed)} changed"
-
-
-def _moved(plan: Plan, tree: SourceTree) -> Moved:
-    """For each target that is gone: the modules that define its name now. Reads all sources, so only if need be."""
-    from ascend_patch.engine.contract_checking import find_moved
-    from ascend_patch.engine.vocabulary import Target
-
-    gone = {item.target for decision in plan for item in decision.findings if item.problem == "missing"}
-    return {target: find_moved(tree, Target.parse(target)) for target in sorted(gone)}
-
-
-def _facts(
-    here: Workspace, plan: Plan, tree: SourceTree, ok: bool, written: str | None, moved: Moved
-) -> dict[str, Any]:
-    return {
-        "package": here.package,
-        "version": tree.version,
-        "origin": tree.origin,
-        "source": tree.kind,
-        "contract": here.store.get(tree.version) is not None,
-        "ok": ok,
-        "patches": [_decision_facts(decision, moved) for decision in plan],
-        "updated": written,
-    }
-
-
-def _decision_facts(decision: Decision, moved: Moved) -> dict[str, Any]:
-    return {
-        "id": decision.patch.id,
-        "required": decision.patch.required,
-        "state": decision.state.value,
-        "reason": decision.reason,
-        "variant": decision.variant.versions if decision.variant is not None else None,
-        "targets": [
-            {
-                "target": item.target,
-                "problem": item.problem,
-                "text": item.text,
-                "against": item.against,
-                "now_in": list(moved.get(item.target, ())),
-            }
-            for item in decision.findings
-        ],
-    }
-
-
-def _print(here: Workspace, plan: Plan, tree: SourceTree, ok: bool, written: str | None, moved: Moved) -> None:
-    from ascend_patch.cli.describe import predicted
+def _print(here: Workspace, found: Inspection, overridden: tuple[Finding, ...], written: str | None) -> None:
+    from ascend_patch.cli.describe import state_word
 
     if written:
         output.say(written)
-    output.say(f"{here.package} {tree.version}, {tree.kind}: {tree.origin}", "bold")
+    output.say(f"{here.package} {found.version}, {found.tree.kind}: {found.tree.origin}", "bold")
+    if found.plan.standing.reason:
+        output.say(found.plan.standing.reason, "yellow")
     output.table(
-        ("id", "kind", "state", "targets", "contract", "what changed"),
+        ("id", "kind", "state", "variant", "targets", "contract", "what changed"),
         [
             (
                 decision.patch.id,
                 output.state_cell("required" if decision.patch.required else "optional"),
-                output.state_cell(predicted(decision.state.value)),
+                output.state_cell(state_word(decision.state.value, decision.unneeded)),
+                decision.variant.versions if decision.variant is not None else "-",
                 str(len(decision.findings)) if decision.findings else "-",
                 _against(decision),
-                _remark(decision),
+                _remark(decision, found),
             )
-            for decision in plan
+            for decision in found.plan
         ],
         keep=("id", "kind", "state"),
-        spare=("targets", "contract"),
+        spare=("variant", "targets", "contract"),
     )
-    for target, modules in moved.items():
+    for target, modules in found.moved.items():
         if modules:
             output.say(f"{target} is gone; its name is now defined in {', '.join(modules)}", "yellow")
-    accepted = len(plan.accepted)
-    total = len(plan.decisions)
-    if ok:
-        output.say(f"{accepted} of {total} patches apply; nothing required is missing", "green")
+    for finding in overridden:
+        output.say(f"{finding.target}: {finding.text}: the patch does not reach them", "yellow")
+    if found.unnecessary:
+        output.say(
+            f"upstream seems to have outgrown {', '.join(found.unnecessary)}: try {here.package} {found.version} "
+            "without, and end the range there",
+            "yellow",
+        )
+    if found.ok:
+        output.say(f"{found.summary}; nothing required is missing", "green")
     else:
-        for line in plan.problems():
+        for line in found.plan.problems():
             output.complain(line)
 
 
@@ -228,7 +244,10 @@ def _against(decision: Decision) -> str:
     return ", ".join(sorted({item.against for item in decision.findings if item.against})) or "-"
 
 
-def _remark(decision: Decision) -> str:
-    if decision.reason:
-        return decision.reason
-    return f"no contract for {', '.join(decision.unchecked)}" if decision.unchecked else ""
+def _remark(decision: Decision, found: Inspection) -> str:
+    parts = [decision.reason] if decision.reason else []
+    if not parts and decision.unchecked:
+        parts.append(f"no contract for {', '.join(decision.unchecked)}")
+    if decision.patch.id in found.unnecessary:
+        parts.append(f"unnecessary? {'; '.join(found.unnecessary[decision.patch.id])}")
+    return "; ".join(parts)

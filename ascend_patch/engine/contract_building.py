@@ -32,17 +32,23 @@ def build(tree: SourceTree, registry: Registry, version: str | None = None) -> C
     return build_for(tree, rewrites, release_of(version))
 
 
-def check_overrides(tree: SourceTree, registry: Registry, store: ContractStore) -> tuple[Finding, ...]:
+def check_overrides(
+    tree: SourceTree, registry: Registry, store: ContractStore, version: str = ""
+) -> tuple[Finding, ...]:
     """Subclasses that override a target and did not in the nearest known version: they escape the patch.
 
     Needs a scan of the whole package (seconds), so it is part of a verification, not of a start.
+
+    Args:
+        version: the known version the tree is taken for; its own when left out.
     """
-    built = build(tree, registry).targets
+    version = version or tree.version
+    built = build(tree, registry, version).targets
     findings = []
-    for variant in (variant_for(patch.variants, tree.version) for patch in registry):
+    for variant in (variant_for(patch.variants, version) for patch in registry):
         if variant is None:
             continue
-        nearest = list(store.by_distance(tree.version, variant.versions))
+        nearest = list(store.by_distance(version, variant.versions))
         for rewrite in variant.rewrites:
             known = next((item for item in nearest if rewrite.target in item.targets), None)
             if known is None or rewrite.target not in built:

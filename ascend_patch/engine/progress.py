@@ -33,6 +33,7 @@ class PatchStatus(NamedTuple):
         late: target modules that were imported before the overlay.
         early_importers: ``module:name`` places that had bound the original by then; they were rewritten.
         stale_aliases: ``module:name`` places, outside the package, that still hold the original.
+        unneeded: whether this version works without the patch.
     """
 
     id: str
@@ -44,6 +45,7 @@ class PatchStatus(NamedTuple):
     late: tuple[str, ...] = ()
     early_importers: tuple[str, ...] = ()
     stale_aliases: tuple[str, ...] = ()
+    unneeded: bool = False
 
 
 class UndoReport(NamedTuple):
@@ -98,4 +100,5 @@ class Progress:
             late=tuple(self.late),
             early_importers=tuple(dict.fromkeys(self.early)),
             stale_aliases=stale_aliases,
+            unneeded=self.decision.unneeded,
         )

@@ -152,6 +152,26 @@ PATCHES = {
     """,
 }
 
+PATCH_THAT_UPSTREAM_OUTGREW = """
+    from ascend_patch.engine.vocabulary import Add, Expiry, Patch, Variant
+
+    PATCH = Patch(
+        id="life.wake",
+        why="A device that sleeps stays asleep.",
+        required=True,
+        unnecessary_when="gadget.core wakes devices.",
+        expires=(Expiry("gadget.core:wake"),),
+        variants=(
+            Variant(versions=">=1.0,<1.5", rewrites=(Add("gadget.core:Child.wake", by=":wake"),)),
+            Variant(versions=">=1.5,<2", unneeded="upstream wakes by itself"),
+        ),
+    )
+
+
+    def wake(self):
+        return "awake"
+"""
+
 ALL_IDS = {"device.where", "device.registry", "math.add", "math.run", "math.old", "life.stop"}
 
 

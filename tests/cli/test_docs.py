@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from ascend_patch.cli.app import app
 
-from .conftest import ALL_IDS, Toy
+from .conftest import ALL_IDS, PATCH_THAT_UPSTREAM_OUTGREW, Toy
 
 
 @pytest.fixture
@@ -40,6 +40,19 @@ def test_a_section_says_everything(text: str) -> None:
     assert "Kind: required" in section(text, "device.where")
     assert "off by default" in section(text, "math.run")
     assert "Required by: [math.add]" in section(text, "device.registry")
+
+
+def test_the_contents_name_the_versions_and_the_number_of_variants(text: str) -> None:
+    assert "| [math.add](#mathadd) | optional | `>=0.5,<2` | 2 | Upstream adds" in text
+    assert "| [math.old](#mathold) | optional | `>=0.1,<0.2` | 1 | Only an" in text
+
+
+def test_variants_are_numbered_and_signs_named(toy: Toy) -> None:
+    toy.write("gadget_patches/life/wake.py", PATCH_THAT_UPSTREAM_OUTGREW)
+    found = section(toy("docs", "--output", "-").out, "life.wake")
+    assert "Reported by `ascend-patch verify` when upstream has gadget.core:wake." in found
+    assert "v1: gadget `>=1.0,<1.5`\n" in found
+    assert "v2: gadget `>=1.5,<2`: not needed, upstream wakes by itself\n" in found
 
 
 def test_the_contents_are_grouped_by_area(text: str) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from .conftest import ALL_IDS, Toy
+from .conftest import ALL_IDS, PATCH_THAT_UPSTREAM_OUTGREW, Toy
 
 LIST_KEYS = {
-    "id", "area", "why", "required", "traced", "on", "on_reason", "state", "state_reason", "variant",
-    "variants", "requires", "conflicts", "upstream", "unnecessary_when", "module",
+    "id", "area", "why", "required", "traced", "on", "on_reason", "state", "unneeded", "state_reason", "variant",
+    "variants", "requires", "conflicts", "upstream", "unnecessary_when", "expires", "module",
 }  # fmt: skip
 
 
@@ -131,13 +131,49 @@ def test_show_tells_everything(toy: Toy) -> None:
 
 def test_show_json_has_the_contract_and_the_findings(toy: Toy) -> None:
     shown = toy("show", "math.add", "--json").json
-    assert set(shown) == LIST_KEYS | {"required_by", "findings", "contract"}
+    assert set(shown) == LIST_KEYS | {"required_by", "taken_for", "outgrown", "findings", "contract"}
     assert shown["contract"]["gadget.core:add"] == {
         "kind": "function", "signature": "a, b", "file": "gadget/core.py", "overridden_by": [], "aliased_in": [],
     }  # fmt: skip
     assert toy("show", "device.registry", "--json").json["required_by"] == ["math.add"]
     toy.edit("gadget/core.py", "def add(a, b):", "def add(a, b, c):")
     assert [item["problem"] for item in toy("show", "math.add", "--json").json["findings"]] == ["signature"]
+
+
+def test_a_patch_that_is_not_needed_says_why(toy: Toy) -> None:
+    toy.write("gadget_patches/life/wake.py", PATCH_THAT_UPSTREAM_OUTGREW)
+    found = {patch["id"]: patch for patch in toy("list", "--json").json["patches"]}["life.wake"]
+    assert (found["state"], found["unneeded"]) == ("skipped", True)
+    assert found["state_reason"] == "not needed: upstream wakes by itself"
+    row = next(line for line in toy("list").out.splitlines() if line.startswith("life.wake"))
+    assert row.split()[3] == "not-needed" and row.endswith("not needed: upstream wakes by itself")
+    assert [patch["id"] for patch in toy("list", "--json", "--state", "not-needed").json["patches"]] == ["life.wake"]
+    assert "life.wake" not in toy("list", "--state", "skipped").out
+    shown = toy("show", "life.wake").out
+    assert "not-needed (gadget 1.5.0)" in shown and "v2  gadget >=1.5,<2 (this one fits)" in shown
+    assert "not needed: upstream wakes by itself" in shown
+
+
+def test_show_names_the_signs_and_those_it_finds(toy: Toy) -> None:
+    toy.write("gadget_patches/life/wake.py", PATCH_THAT_UPSTREAM_OUTGREW)
+    assert "a sign of that      upstream has gadget.core:wake" in toy("show", "life.wake").out
+    assert "seems outgrown" not in toy("show", "life.wake").out
+    toy.install("1.2.0")
+    toy.edit("gadget/core.py", "def run(job):", "def wake():\n    pass\n\n\ndef run(job):")
+    assert "seems outgrown      upstream has gadget.core:wake (" in toy("show", "life.wake").out
+    (sign,) = toy("show", "life.wake", "--json").json["outgrown"]
+    assert sign.startswith("upstream has gadget.core:wake (")
+
+
+def test_a_version_that_no_patch_names_is_taken_for_the_one_it_resembles(toy: Toy) -> None:
+    toy.install("3.0.0")
+    result = toy("list")
+    assert "gadget 3.0.0 is outside" in result.err and "1.5.0" in result.err
+    assert toy("list", "--json").json["taken_for"]["version"] == "1.5.0"
+    assert "taken for           1.5.0: gadget 3.0.0 is outside" in toy("show", "math.add").out
+    assumed = toy("list", "--json", environ={"VLLM_ASCEND_PATCH_ASSUME_VERSION": "0.7.0"}).json
+    assert assumed["taken_for"]["version"] == "0.7.0"
+    assert {patch["id"] for patch in assumed["patches"] if patch["variant"]} == {"math.add"}
 
 
 @pytest.mark.parametrize(

@@ -29,12 +29,14 @@ class Runs:
         role: str = "main",
         fingerprint: str = "f" * 64,
         alive: bool = False,
+        taken_for: dict[str, str] | None = None,
     ) -> None:
         pid = os.getpid() if alive else pid
         record = {
             "pid": pid, "ticks": start_ticks(pid) if alive else 1, "started": float(pid), "role": role,
             "command": ["python", "job.py"], "python": "3.11.7", "package": "gadget", "version": "1.5.0",
             "fingerprint": fingerprint, "device": "host", "patches": patches,
+            "taken_for": taken_for or {},
         }  # fmt: skip
         place = self.folder / run
         place.mkdir(parents=True, exist_ok=True)
@@ -71,9 +73,28 @@ def test_json_keys(toy: Toy, runs: Runs) -> None:
     (process,) = run["processes"]
     assert set(process) == {
         "pid", "role", "alive", "started", "command", "device", "python", "package", "version", "fingerprint",
-        "patches",
+        "patches", "taken_for",
     }  # fmt: skip
+    assert process["taken_for"] is None
     assert process["patches"]["device.where"]["state"] == "applied"
+
+
+def test_what_the_version_was_taken_for_and_what_is_not_needed(toy: Toy, runs: Runs) -> None:
+    reason = "gadget 3.0.0 is outside the versions these patches name"
+    patches = {
+        **GOOD,
+        "device.where": {"state": "skipped", "unneeded": True, "reason": "not needed: it asks the device"},
+    }
+    for pid in (99999991, 99999992):
+        runs.process("r1", pid, patches, taken_for={"version": "1.5.0", "reason": reason})
+    result = toy("status")
+    assert result.code == 0  # a required patch that is not needed is not missing
+    assert result.out.count(reason) == 1
+    assert result.out.count("device.where: not needed: it asks the device") == 1
+    row = next(line.split() for line in result.out.splitlines() if line.startswith("99999991"))
+    assert row[3:8] == ["1", "0", "1", "1", "0"]  # applied, pending, off, not needed, wrong
+    (process, _) = toy("status", "--json").json["runs"][0]["processes"]
+    assert process["taken_for"] == {"version": "1.5.0", "reason": reason}
 
 
 def test_a_disagreement_is_exit_1_and_named(toy: Toy, runs: Runs) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Toy
+from .conftest import PATCH_THAT_UPSTREAM_OUTGREW, Toy
 
 
 def sources(toy: Toy) -> dict[str, str]:
@@ -55,9 +55,15 @@ def test_everything_in_order_is_exit_0(toy: Toy) -> None:
 
 def test_json_keys(toy: Toy) -> None:
     found = toy("verify", "--json").json
-    assert set(found) == {"package", "version", "origin", "source", "contract", "ok", "patches", "updated"}
+    assert set(found) == {
+        "package", "version", "origin", "source", "inside", "taken_for", "contract", "ok", "applied", "not_needed",
+        "short", "patches", "unnecessary", "overridden", "updated",
+    }  # fmt: skip
     assert (found["version"], found["source"], found["contract"], found["ok"]) == ("1.5.0", "installed", True, True)
-    assert all(set(patch) == {"id", "required", "state", "reason", "variant", "targets"} for patch in found["patches"])
+    assert (found["inside"], found["taken_for"], found["applied"], found["short"]) == (True, None, 5, [])
+    keys = {"id", "required", "state", "unneeded", "reason", "variant", "number", "targets"}
+    assert all(set(patch) == keys for patch in found["patches"])
+    assert {patch["id"]: patch["number"] for patch in found["patches"]}["math.add"] == 2
 
 
 def test_a_required_patch_that_drifted_is_exit_1(toy: Toy) -> None:
@@ -94,11 +100,62 @@ def test_every_kind_of_source(toy: Toy, make: object, kind: str) -> None:
     assert (result.json["source"], result.json["version"]) == (kind, "1.5.0")
 
 
-def test_an_unsupported_version_is_refused(toy: Toy) -> None:
+def test_a_version_that_no_patch_names_is_judged_by_contracts(toy: Toy) -> None:
     toy.install("3.0.0")
+    result = toy("verify")
+    assert result.code == 0 and "gadget 3.0.0 is outside the versions these patches name" in result.out
+    found = toy("verify", "--json").json
+    assert (found["inside"], found["taken_for"]["version"], found["applied"]) == (False, "1.5.0", 5)
+    toy.edit("gadget/core.py", "os.cuda.device", "os.xpu.device")
+    assert toy("verify").code == 1
+    assert toy("verify", "--json").json["short"] == ["device.where"]
+    assert "--todo" in toy("verify", "--update").refused()
+
+
+def test_sources_like_no_known_version_are_refused(toy: Toy) -> None:
+    toy.install("3.0.0")
+    (toy.site / "gadget/core.py").unlink()
     line = toy("verify").refused()
-    assert "no patch covers gadget 3.0.0" in line and ">=1.0,<2" in line
-    assert toy("verify", "--as", "1.5.0").code == 0
+    assert "no patch covers gadget 3.0.0" in line and ">=0.1,<0.2 and >=0.5,<2" in line
+    assert toy("verify", "--as", "1.5.0").code == 1
+
+
+def test_the_settings_say_what_the_installed_version_is_taken_for(toy: Toy) -> None:
+    environ = {"VLLM_ASCEND_PATCH_ASSUME_VERSION": "0.7.0"}
+    found = toy("verify", "--json", environ=environ).json
+    assert found["taken_for"]["version"] == "0.7.0" and found["short"] == ["device.where"]
+    elsewhere = toy("verify", "--json", "--vllm", str(make_checkout(toy, "1.5.0")), environ=environ).json
+    assert elsewhere["taken_for"] is None and elsewhere["short"] == []
+
+
+def test_a_new_subclass_that_overrides_a_target_is_named(toy: Toy) -> None:
+    toy.edit("gadget_patches/life/stop.py", '(Add("gadget.core:Child.close", by=":close"),)',
+             '(Wrap("gadget.core:Base.stop", by=":close"),)')  # fmt: skip
+    toy.edit("gadget_patches/life/stop.py", "import Add, Patch", "import Wrap, Patch")
+    assert toy("verify", "--update").code == 0
+    toy.write("gadget/more.py", "from gadget.core import Base\n\n\nclass Grand(Base):\n    def stop(self): ...\n")
+    result = toy("verify")
+    assert result.code == 0 and "gadget.core:Base.stop: gadget.more:Grand overrides it since 1.5.0" in result.out
+    assert toy("verify", "--strict").code == 1
+    (found,) = toy("verify", "--json").json["overridden"]
+    assert found["target"] == "gadget.core:Base.stop" and "gadget.more:Grand" in found["text"]
+
+
+def test_a_patch_that_upstream_outgrew_is_reported_and_no_error(toy: Toy) -> None:
+    toy.write("gadget_patches/life/wake.py", PATCH_THAT_UPSTREAM_OUTGREW)
+    toy.install("1.2.0")
+    assert toy("verify", "--json").json["unnecessary"] == []
+    toy.edit("gadget/core.py", "def run(job):", "def wake():\n    pass\n\n\ndef run(job):")
+    result = toy("verify")
+    assert result.code == 0
+    row = next(line for line in result.out.splitlines() if line.startswith("life.wake"))
+    assert "unnecessary? upstream has gadget.core:wake" in row
+    assert "upstream seems to have outgrown life.wake" in result.out
+    (found,) = toy("verify", "--json").json["unnecessary"]
+    assert found["id"] == "life.wake" and "gadget.core:wake" in found["signs"][0]
+    toy.install("1.5.0")  # where it is known not to be needed there is nothing to report
+    assert toy("verify", "--json").json["unnecessary"] == []
+    assert toy("verify", "--json").json["not_needed"] == ["life.wake"]
 
 
 def test_a_version_in_between_is_accepted_by_a_known_contract(toy: Toy) -> None:

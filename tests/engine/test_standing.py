@@ -116,5 +116,6 @@ def test_a_version_that_works_without_a_patch_satisfies_those_that_require_it(to
     overlay = toy.overlay(base, top, contracts=store.get("0.5"))
     overlay.install()
     overlay.check_start()
+    assert {status.id: status.unneeded for status in overlay.status()} == {"toy.base": True, "toy.top": False}
     assert toy.module("toy.core").greet("x") == "hello x!"
     assert toy.module("toy.core").Engine().start() == "patched npu"
