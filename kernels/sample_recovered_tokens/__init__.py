@@ -148,7 +148,8 @@ Returns:
     ``[tokens]`` int32; the first of equal scores, as in vLLM.
 
 Cost per draft token and token of the vocabulary: 12 bytes, 8 without draft probabilities. The minimum reads `q` once
-per request instead of once per draft token: 8 + 4 / k bytes for k draft tokens, so the kernel moves 1.29 times the
-minimum at k = 3. 5 vector instructions per 64 elements, 4 without draft probabilities. One launch for 9 in PyTorch, 12
-without draft probabilities (where there is Triton: 2).
+per request instead of once per draft token: 8 + 4 / k and 4 + 4 / k bytes for k draft tokens. At k = 3 the kernel asks
+for 1.29 and 1.5 times that, though later readings of `q` can come from the L2 cache. 5 vector instructions per 64
+elements, 4 without draft probabilities. One launch for 9 in PyTorch, 12 without draft probabilities (where there is
+Triton: 2).
 """
