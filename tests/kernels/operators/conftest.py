@@ -6,7 +6,7 @@ import ctypes
 import os
 import struct
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from types import ModuleType
 from typing import Any
 
@@ -65,7 +65,7 @@ def _simulate(package: ModuleType, *arguments: Any, cores: int = 3) -> Any:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loading, "vector_cores", lambda: cores)
-        patch.setattr(loading, "launch", _launch)
+        patch.setattr(loading, "launch", partial(_launch, arguments))
         return package.launch(*arguments)
 
 
@@ -77,10 +77,12 @@ def _library(kernel: Any) -> ctypes.CDLL:
     return ctypes.CDLL(str(host.build(kernel) / f"{kernel.name}{host_target().suffix}"))
 
 
-def _launch(kernel: Any, entry: str, blocks: int, *arguments: Any) -> None:
+def _launch(named: tuple[Any, ...], kernel: Any, entry: str, blocks: int, *arguments: Any) -> None:
     import torch
 
-    storages = [a.untyped_storage() for a in arguments if isinstance(a, torch.Tensor)]
+    # Kernels that take addresses reach memory that only a list among the operator's arguments names.
+    lists = [tensor for value in named if isinstance(value, list) for tensor in value]
+    storages = [a.untyped_storage() for a in (*arguments, *lists) if isinstance(a, torch.Tensor)]
     memory = [(storage.data_ptr(), storage.nbytes()) for storage in storages]
 
     def allocation(_context: object, address: int, begin: Any, size: Any) -> int:

@@ -83,7 +83,7 @@ def test_the_operator_launches_it_on_the_device(npu: ModuleType, count: int, see
 
 
 def test_results_larger_than_the_batch_keep_their_rest(npu: ModuleType) -> None:
-    arguments, indices, rejected = draw(5, 1)
+    arguments, _, rejected = draw(5, 1)
     arguments[4] = torch.full((8,), UNTOUCHED, dtype=torch.int32)
     on_device = [tensor.npu() for tensor in arguments]
     package.eagle_prepare_inputs_padded(*on_device)

@@ -1,0 +1,22 @@
+"""Memory named by addresses, for the references of kernels that take addresses as vLLM has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+
+def span(memory: Sequence[torch.Tensor], address: int, size: int) -> torch.Tensor:
+    """The `size` bytes at `address` as a uint8 view of the storage that holds them.
+
+    Raises:
+        ValueError: no tensor of `memory` has a storage that holds all of them.
+    """
+    for tensor in memory:
+        storage = tensor.untyped_storage()
+        offset = address - storage.data_ptr()
+        if offset >= 0 and offset + size <= storage.nbytes():
+            empty = torch.empty(0, dtype=torch.uint8, device=tensor.device)
+            return empty.set_(storage, offset, (size,), (1,))
+    raise ValueError(f"{size} bytes at {address:#x} are in none of the {len(memory)} tensors that were named")
