@@ -46,7 +46,7 @@ shapes = st.tuples(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(shapes, st.sampled_from(DTYPES), st.data())
 def test_the_kernel_sets_what_the_reference_sets(
     simulate: Simulate, shape: tuple[int, int, int], dtype: torch.dtype, data: st.DataObject

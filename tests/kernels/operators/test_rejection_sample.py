@@ -94,7 +94,7 @@ def by_definition(arguments: dict[str, Any]) -> list[list[int]]:
     return rows
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.lists(st.one_of(st.integers(0, 5), st.just(128)), min_size=1, max_size=6),
     st.one_of(st.integers(1, 9), st.integers(1000, 1010)),

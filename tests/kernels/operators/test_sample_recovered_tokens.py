@@ -55,7 +55,7 @@ shapes = st.tuples(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(shapes, st.booleans(), st.integers(0, 99))
 def test_the_kernel_samples_what_the_reference_samples(
     simulate: Simulate, shape: tuple[list[int], int, int], drafted: bool, seed: int

@@ -50,7 +50,7 @@ shapes = st.tuples(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(shapes, st.sampled_from(DTYPES), st.integers(0, 99))
 def test_the_kernel_computes_what_the_reference_computes(
     simulate: Simulate, shape: tuple[int, int, int, int], dtype: torch.dtype, seed: int
