@@ -52,9 +52,7 @@ def verify_all(here: Workspace, *, also: str, offline: bool, strict: bool, updat
     for sentence in written.values():
         output.say(sentence)
     _print_columns(here, columns)
-    output.table(
-        ("version", "apply", "not needed", "required ones that fall short", "remark"), lines, keep=("version",)
-    )
+    output.table(("version", "apply", "not needed", "falls short (required)", "remark"), lines, keep=("version",))
     _close(here, facts)
     return ok
 

@@ -7,6 +7,7 @@ A release without one (vLLM 0.15) is read from its wheel, and of that only the p
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
@@ -76,7 +77,9 @@ def released(package: str, environ: Mapping[str, str]) -> dict[str, Release]:
     try:
         files: list[dict[str, Any]] = json.loads(answer)["files"]
     except (ValueError, KeyError, TypeError):
-        raise Refusal(f"{address} does not answer in JSON (PEP 691): set PIP_INDEX_URL to an index that does") from None
+        raise Refusal(
+            f"{_without_password(address)} does not answer in JSON (PEP 691): set PIP_INDEX_URL to an index that does"
+        ) from None
     pattern = re.compile(rf"{re.escape(package)}-([^-]+)(\.tar\.gz|-.*\.whl)", re.IGNORECASE)
     found: dict[str, Release] = {}
     for file in files:
@@ -139,7 +142,10 @@ def _sdist_members(item: Release) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """Names as they would be in a wheel, and how to read them."""
     data = _get(item.url)
     if item.sha256 and hashlib.sha256(data).hexdigest() != item.sha256:
-        raise Refusal(f"{item.url} does not have the hash that the index names: try again, or use another index")
+        raise Refusal(
+            f"{_without_password(item.url)} does not have the hash that the index names: try again, "
+            "or use another index"
+        )
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         for member in archive:
             root, _, name = member.name.partition("/")
@@ -193,13 +199,22 @@ def _get(url: str, accept: str = "*/*") -> bytes:
 
 
 def _request(url: str, method: str = "GET", headers: Mapping[str, str] | None = None) -> tuple[bytes, Message]:
-    request = urllib.request.Request(url, headers=dict(headers or {}), method=method)
+    shown = _without_password(url)
+    request = urllib.request.Request(shown, headers={**_authorization(url), **(headers or {})}, method=method)
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:
             return answer.read(), answer.headers
     except (urllib.error.URLError, OSError, ValueError) as error:
-        shown = _without_password(url)
         raise Refusal(f"cannot read {shown}: {error}: check the network, or set PIP_INDEX_URL") from None
+
+
+def _authorization(url: str) -> dict[str, str]:
+    """The header for a name and password in the address, which urllib would take for a part of the host's name."""
+    parts = urllib.parse.urlsplit(url)
+    if parts.username is None:
+        return {}
+    pair = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
+    return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
 
 
 def _without_password(url: str) -> str:

@@ -109,6 +109,9 @@ def task(patch: Patch, tree: SourceTree, store: ContractStore, sources: str) -> 
     for candidate in (below, above):
         if candidate is None:
             continue
+        left_out = _known_between(candidate, patch, tree.version, store)
+        if left_out and not patch.required:
+            return Task(patch.id, NOTHING, f"{candidate.versions} does not reach the known {left_out} either")
         edits = tuple(_edits(patch, candidate, above if candidate is below else None, tree.version))
         if candidate.unneeded:
             text = f"{candidate.versions} is not needed because {candidate.unneeded}: if that is so here, extend it"
@@ -167,6 +170,23 @@ def _neighbours(patch: Patch, version: str) -> tuple[Variant | None, Variant | N
         max(below, key=lambda pair: pair[0])[1] if below else None,
         min(above, key=lambda pair: pair[0])[1] if above else None,
     )
+
+
+def _known_between(variant: Variant, patch: Patch, version: str, store: ContractStore) -> str:
+    """A version with a contract, between the variant and `version`, that no variant covers; '' when there is none.
+
+    The patch then ended (or begins) there on purpose.
+    """
+    from packaging.version import Version
+
+    here = Version(release_of(version))
+    low, high = (Version(text.lstrip("<>=")) for text in bounds(variant.versions))
+    for text in store.versions():
+        known = Version(text)
+        between = high <= known < here or here < known < low
+        if between and variant_for(patch.variants, text) is None:
+            return text
+    return ""
 
 
 def _edits(patch: Patch, variant: Variant, above: Variant | None, version: str) -> Iterator[Edit]:

@@ -17,6 +17,8 @@ from typer.testing import CliRunner
 from ascend_patch.cli.app import app
 from ascend_patch.cli.workspace import Workspace
 
+from .index import Index, serve
+
 UPSTREAM = {
     # Whoever imports it fails: all commands work on sources.
     "gadget/__init__.py": "raise RuntimeError('the package was imported')\n",
@@ -217,6 +219,10 @@ class Toy:
         path.write_text(textwrap.dedent(text).lstrip("\n"), "utf-8")
         return path
 
+    def sources(self) -> dict[str, str]:
+        """Upstream's files as they are now."""
+        return {f"gadget/{path.name}": path.read_text("utf-8") for path in (self.site / "gadget").glob("*.py")}
+
     def edit(self, name: str, old: str, new: str) -> None:
         """Change upstream or a patch, as an upgrade would."""
         path = self.site / name
@@ -236,6 +242,11 @@ class Toy:
         """The workspace with nothing remembered."""
         old = self.workspace
         return Workspace(old.patches, old.package, old.directory, old.environ, old.contracts)
+
+    def uses(self, index: Index) -> None:
+        """Let commands fetch releases from this index, into a cache folder of this test."""
+        more = {"PIP_INDEX_URL": index.url, "XDG_CACHE_HOME": str(self.root / "cache")}
+        self.workspace.environ = {**self.workspace.environ, **more}
 
     def __call__(self, *args: str, environ: dict[str, str] | None = None) -> Result:
         workspace = self.fresh()
@@ -281,6 +292,15 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Toy]:
     yield made
     assert "gadget" not in sys.modules, "a command imported the patched package"
     forget("gadget_patches")
+
+
+@pytest.fixture
+def index(monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
+    """An empty package index for gadget; no proxy stands before it."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with serve("gadget") as made:
+        yield made
 
 
 @pytest.fixture

@@ -13,13 +13,9 @@ import pytest
 from .conftest import PATCH_THAT_UPSTREAM_OUTGREW, Toy
 
 
-def sources(toy: Toy) -> dict[str, str]:
-    return {f"gadget/{path.name}": path.read_text("utf-8") for path in (toy.site / "gadget").glob("*.py")}
-
-
 def make_sdist(toy: Toy, version: str) -> Path:
     path = toy.root / f"gadget-{version}.tar.gz"
-    files = {**sources(toy), "PKG-INFO": f"Metadata-Version: 2.1\nName: gadget\nVersion: {version}\n"}
+    files = {**toy.sources(), "PKG-INFO": f"Metadata-Version: 2.1\nName: gadget\nVersion: {version}\n"}
     with tarfile.open(path, "w:gz") as archive:
         for name, text in files.items():
             info = tarfile.TarInfo(f"gadget-{version}/{name}")
@@ -31,7 +27,7 @@ def make_sdist(toy: Toy, version: str) -> Path:
 def make_wheel(toy: Toy, version: str) -> Path:
     path = toy.root / f"gadget-{version}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
-        for name, text in sources(toy).items():
+        for name, text in toy.sources().items():
             archive.writestr(name, text)
         archive.writestr(
             f"gadget-{version}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: gadget\nVersion: {version}\n"
@@ -41,7 +37,7 @@ def make_wheel(toy: Toy, version: str) -> Path:
 
 def make_checkout(toy: Toy, version: str) -> Path:
     folder = toy.root / f"gadget-{version}"
-    for name, text in sources(toy).items():
+    for name, text in toy.sources().items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     return folder
