@@ -11,6 +11,7 @@ namespace ascendc_host {
 
 constexpr uint32_t kEvents = static_cast<uint32_t>(AscendC::HardEvent::MAX);
 constexpr uint32_t kEventIds = 8;
+constexpr uint32_t kRepeatBytes = 256;  // of one vector instruction
 constexpr uint8_t kPoison = 0xA5;  // 0xA5A5A5A5 is a large negative int32 and a tiny negative float
 
 enum class BufferState : uint8_t { kFree, kOwned, kQueued };
@@ -55,6 +56,7 @@ struct Core {
     std::unique_ptr<GlobalShadow> global;
     std::vector<uintptr_t> dirty_lines;      // of the scalar data cache
     const ascendc_host_environment* environment = nullptr;
+    ascendc_host_counters* counters = nullptr;
     uint32_t block = 0, blocks = 1, epoch = 0;
     const uint8_t* allocation = nullptr;     // the device allocation found last
     size_t allocation_bytes = 0;
@@ -73,6 +75,7 @@ struct Core {
         blocks = count;
         epoch = 0;
         environment = env;
+        counters = env != nullptr && env->size >= sizeof(ascendc_host_environment) ? env->counters : nullptr;
         allocation = nullptr;
         bool races = env != nullptr && env->checks != 0;
         shadow = races ? std::make_unique<BufferShadow>() : nullptr;
@@ -96,9 +99,21 @@ struct Instruction {
         here.line = line.number;
         number = core.order.Issue(on);
     }
+
+    // An operand takes this many repeats of 256 bytes. The widest one counts.
+    void CountRepeats(size_t repeats) const {
+        if (__builtin_expect(core.counters != nullptr, 0)) Count(repeats);
+    }
+    [[gnu::cold, gnu::noinline]] void Count(size_t repeats) const {
+        if (repeats <= counted) return;
+        core.counters->vector_instructions += repeats - counted;
+        counted = repeats;
+    }
+
     Core& core;
     Pipe pipe;
     uint32_t number;
+    mutable size_t counted = 0;
 };
 
 // A call that is not an instruction of a pipe.

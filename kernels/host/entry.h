@@ -56,7 +56,7 @@ int LaunchEntry(uint32_t blocks, const void* arguments, size_t size, const ascen
         return kind;
     };
     if (blocks == 0 || blocks > 65535) return refuse(ASCENDC_HOST_ARGUMENTS, "a launch has 1 to 65535 blocks");
-    if (environment != nullptr && environment->size < sizeof(ascendc_host_environment)) {
+    if (environment != nullptr && environment->size < offsetof(ascendc_host_environment, counters)) {
         return refuse(ASCENDC_HOST_ARGUMENTS, "the environment is of an older ABI; rebuild the launcher");
     }
     // The launcher may round the buffer up to the 8 bytes of a pointer.

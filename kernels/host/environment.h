@@ -20,12 +20,23 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Raised whenever the launch function, the environment or the argument layout changes. */
+/* Raised whenever the launch function, the environment or the argument layout changes, except for what is added at the
+ * end of the environment: its size tells. */
 #define ASCENDC_HOST_ABI 1u
 
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* What a launch did, all blocks together. A launch adds to what is there. */
+typedef struct {
+    uint64_t copied_in;           /* bytes that DataCopy and DataCopyPad read from global memory, without padding */
+    uint64_t copied_out;          /* bytes that they wrote to global memory */
+    uint64_t scalar;              /* bytes of GlobalTensor::GetValue and SetValue */
+    /* Repeats: one for every 256 bytes of an instruction's widest operand, or its repeatTime. What a reduction to one
+     * value does with its partial results is not counted: the documentation leaves it open. */
+    uint64_t vector_instructions;
+} ascendc_host_counters;
 
 typedef struct {
     uint32_t size; /* of this struct */
@@ -34,6 +45,7 @@ typedef struct {
      * A null function switches the check against allocations off. */
     int (*allocation)(void* context, const void* address, const void** begin, size_t* bytes);
     uint32_t checks; /* 0: bounds, alignment, queues, flags (fast); 1: also races and uninitialised memory */
+    ascendc_host_counters* counters; /* or null. Older launchers end before it. */
 } ascendc_host_environment;
 
 /* What the launch function returns. Zero is success; otherwise `message` holds one line. */

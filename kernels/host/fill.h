@@ -47,6 +47,7 @@ void Brcb(const LocalTensor<T>& dst, const LocalTensor<T>& src, uint8_t repeatTi
     Instruction vector(kVector, "Brcb", line);
     if (params.dstBlkStride == 0) Fail(ASCENDC_HOST_VALUE, "dstBlkStride 0 is undefined");
     const T* from = Elements(vector, src, "src", Use::kRead, size_t{repeatTime} * 8);
+    vector.CountRepeats(repeatTime);
     for (uint32_t i = 0; i < repeatTime * 8u; ++i) {
         size_t block = size_t{i / 8} * params.dstRepStride + size_t{i % 8} * params.dstBlkStride;
         uint8_t* to = TouchLocal(vector, Handles::Of(dst), "dst", Use::kWrite, kBlock, kBlock, block * kBlock);

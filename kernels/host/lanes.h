@@ -17,8 +17,6 @@
 
 namespace ascendc_host {
 
-constexpr uint32_t kRepeatBytes = 256;
-
 // Partial overlap of source and destination is undefined on the device.
 inline void CheckOverlap(const void* dst, size_t dst_bytes, const void* src, size_t src_bytes) {
     uintptr_t d = reinterpret_cast<uintptr_t>(dst), s = reinterpret_cast<uintptr_t>(src);
@@ -69,6 +67,7 @@ T* TouchLanes(const Instruction& instruction, const AscendC::LocalTensor<T>& ten
               const Lanes& mask, uint32_t lanes, uint32_t repeats, const Strides& strides) {
     const LocalHandle& handle = Handles::Of(tensor);
     uint8_t* base = TouchLocal(instruction, handle, operand, use, 0);
+    instruction.CountRepeats(repeats);
     constexpr uint32_t per_block = kBlock / sizeof(T);
     for (uint32_t repeat = 0; repeat < repeats; ++repeat) {
         for (uint32_t first = 0; first < lanes; first += per_block) {

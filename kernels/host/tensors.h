@@ -57,6 +57,11 @@ inline uint8_t* TouchLocal(const Instruction& instruction, const LocalHandle& ha
     return core.memory + begin;
 }
 
+// Where bytes of global memory are counted.
+inline uint64_t& Count(ascendc_host_counters& counters, Pipe pipe) {
+    return pipe == kCopyIn ? counters.copied_in : pipe == kCopyOut ? counters.copied_out : counters.scalar;
+}
+
 struct Handles;  // the one friend of the tensors
 
 }  // namespace ascendc_host
@@ -177,6 +182,7 @@ private:
                  static_cast<size_t>(elements_ * sizeof(T)));
         }
         TouchGlobal(instruction, begin, bytes, write);
+        if (__builtin_expect(instruction.core.counters != nullptr, 0)) Count(*instruction.core.counters, instruction.pipe) += bytes;
         return begin;
     }
 
@@ -205,10 +211,11 @@ struct Handles {
     }
 };
 
-// `count` elements of an operand, checked.
+// `count` elements of a vector instruction's operand, checked.
 template <typename T>
 T* Elements(const Instruction& instruction, const AscendC::LocalTensor<T>& tensor, const char* operand, Use use,
             size_t count, uint32_t alignment = kBlock) {
+    instruction.CountRepeats((count * sizeof(T) + kRepeatBytes - 1) / kRepeatBytes);
     return reinterpret_cast<T*>(
         TouchLocal(instruction, Handles::Of(tensor), operand, use, count * sizeof(T), alignment));
 }

@@ -46,6 +46,7 @@ class Environment(ctypes.Structure):
         ("context", ctypes.c_void_p),
         ("allocation", ALLOCATION),
         ("checks", ctypes.c_uint32),
+        ("counters", ctypes.c_void_p),
     )
 
 
@@ -64,9 +65,18 @@ class Program:
     library: ctypes.CDLL
 
     def __call__(
-        self, entry: str, *arguments: np.ndarray | np.int64 | int | float | None, blocks: int = 1, checks: int = 1
+        self,
+        entry: str,
+        *arguments: np.ndarray | np.int64 | int | float | None,
+        blocks: int = 1,
+        checks: int = 1,
+        counters: ctypes.Structure | None = None,
+        size: int = ctypes.sizeof(Environment),
     ) -> Outcome:
-        """Launches; `None` is a null pointer, `int` an i32, `np.int64` an i64, `float` an f32."""
+        """Launches; `None` is a null pointer, `int` an i32, `np.int64` an i64, `float` an f32.
+
+        `size` is what the environment says of its own size: a launcher of before has a smaller one.
+        """
         memory: list[tuple[int, int]] = []
         layout, values = "@", []
         for argument in arguments:
@@ -88,7 +98,8 @@ class Program:
                     return 1
             return 0
 
-        environment = Environment(ctypes.sizeof(Environment), None, ALLOCATION(allocation), checks)
+        counted = None if counters is None else ctypes.addressof(counters)
+        environment = Environment(size, None, ALLOCATION(allocation), checks, counted)
         buffer = struct.pack(layout, *values)
         message = ctypes.create_string_buffer(512)
         function = getattr(self.library, f"{entry}__ascendc_host_launch")
