@@ -1,7 +1,6 @@
 #include "random.h"
 
 #include <ATen/CPUGeneratorImpl.h>
-#include <ATen/Context.h>
 
 #include <mutex>
 
@@ -60,7 +59,7 @@ void call_with_random_numbers(const OperatorPlan& plan, c10::Device device, torc
     c10::IValue& value = (*stack)[first + argument.index];
     if (value.isGenerator() && value.toGenerator().device().type() != kNpu) break;  // refused by the kernel's own check
     const at::Generator generator =
-        value.isGenerator() ? value.toGenerator() : at::globalContext().defaultGenerator(device);
+        value.isGenerator() ? value.toGenerator() : default_generator(device);
     thread_local at::Generator cpu_generator = at::detail::createCPUGenerator();
     const uint64_t seed = draw_seed(generator);
     {
@@ -73,7 +72,7 @@ void call_with_random_numbers(const OperatorPlan& plan, c10::Device device, torc
   }
   static std::mutex default_generator_mutex;
   const std::lock_guard<std::mutex> lock(default_generator_mutex);
-  const SeededDefaultGenerator seeded(draw_seed(at::globalContext().defaultGenerator(device)));
+  const SeededDefaultGenerator seeded(draw_seed(default_generator(device)));
   plan.handle.redispatchBoxed(kCpu, stack);
 }
 

@@ -18,6 +18,7 @@ struct NpuStream {
 
 using GetCurrentStream = NpuStream (*)(c10::DeviceIndex);
 using GetHandle = void* (*)(const NpuStream*, bool);
+using GetGenerator = const at::Generator& (*)(c10::DeviceIndex);
 
 template <typename Function>
 Function find(const char* symbol) {
@@ -84,6 +85,12 @@ c10::intrusive_ptr<c10::StorageImpl> make_npu_storage(c10::DataPtr data, size_t 
     description.dtype = dtype;
   }
   return storage;
+}
+
+const at::Generator& default_generator(c10::Device device) {
+  static const auto get_generator = find<GetGenerator>("_ZN6at_npu6detail22getDefaultNPUGeneratorEa");
+  TORCH_CHECK(get_generator != nullptr, "hostcann: this torch-npu does not export getDefaultNPUGenerator");
+  return get_generator(device.index());
 }
 
 void* current_stream(c10::DeviceIndex device) {

@@ -2,6 +2,7 @@
 // torch-npu versions is in this file and in torch_npu_abi.cpp.
 #pragma once
 
+#include <ATen/core/Generator.h>
 #include <ATen/core/Tensor.h>
 #include <c10/core/StorageImpl.h>
 #include <c10/util/SmallVector.h>
@@ -37,6 +38,10 @@ bool storage_layout_is_known(c10::DeviceIndex device);
 // A new NPU storage (torch-npu's own class) that owns `data`, described as a tensor of these sizes in ND format.
 c10::intrusive_ptr<c10::StorageImpl> make_npu_storage(c10::DataPtr data, size_t bytes, c10::IntArrayRef sizes,
                                                       c10::IntArrayRef strides, caffe2::TypeMeta dtype);
+
+// The generator torch-npu uses for this device where none is given. (torch's own hook for it exists in all versions, but
+// torch-npu 2.9 to 2.11 do not implement it.)
+const at::Generator& default_generator(c10::Device device);
 
 // The aclrtStream that is current on the calling thread for this device.
 void* current_stream(c10::DeviceIndex device);
