@@ -79,7 +79,7 @@ cases = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(cases, st.sampled_from([1, 3, 40]))
 @example(case(1, 16, [4096, 1024, 1024], 0, False, False, True, torch.bfloat16, 0), 40)
 def test_products_are_added_to_each_slices_columns(simulate: Simulate, arguments: list[Any], cores: int) -> None:

@@ -58,7 +58,7 @@ cases = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(cases, st.sampled_from([1, 3, 40]))
 @example(case(1, 512, 4096, 1, False, torch.bfloat16, 0), 40)
 def test_products_are_those_of_each_tokens_adapter(simulate: Simulate, arguments: list[Any], cores: int) -> None:
