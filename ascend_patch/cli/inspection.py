@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ascend_patch.cli import releases
+from ascend_patch.cli import output, releases
 from ascend_patch.cli.errors import Refusal
 from ascend_patch.cli.workspace import Workspace
 
@@ -216,8 +216,21 @@ def released(
     return releases.source(here.package, version, here.environ, known=known, announce=announce)
 
 
-def update(here: Workspace, tree: SourceTree) -> str:
-    """Write the contract file of the tree's version and return a sentence about it."""
+class Updated(NamedTuple):
+    """What writing a contract file did.
+
+    Attributes:
+        sentence: about the file.
+        accepted: changes upstream made in targets that would be drift without it: whoever commits the file says
+            that the patches cope with them.
+    """
+
+    sentence: str
+    accepted: tuple[str, ...] = ()
+
+
+def update(here: Workspace, tree: SourceTree) -> Updated:
+    """Write the contract file of the tree's version."""
     from ascend_patch.engine.contract_building import build
     from ascend_patch.engine.contracts import ContractStore
 
@@ -225,7 +238,8 @@ def update(here: Workspace, tree: SourceTree) -> str:
     path = here.contracts_folder / f"{new.version}.json"
     old = here.store.get(new.version)
     if old == new:
-        return f"{path} is up to date ({len(new.targets)} targets)"
+        return Updated(f"{path} is up to date ({len(new.targets)} targets)")
+    accepted = tuple(_accepted(here, tree))
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -234,7 +248,22 @@ def update(here: Workspace, tree: SourceTree) -> str:
     finally:
         draft.unlink(missing_ok=True)
     here.store = ContractStore(here.contracts_folder)
-    return f"wrote {path} ({_changes(old, new)})"
+    return Updated(f"wrote {path} ({_changes(old, new)})", accepted)
+
+
+def _accepted(here: Workspace, tree: SourceTree) -> Iterator[str]:
+    """What is unlike every known version in a patch's range, and will be as expected with a contract of its own."""
+    from ascend_patch.engine.contract_building import variant_for
+    from ascend_patch.engine.contract_checking import check
+
+    for patch in here.registry:
+        variant = variant_for(patch.variants, tree.version)
+        for item in check(tree, variant, here.store) if variant is not None else ():
+            if item.problem in ("signature", "body", "kind"):
+                yield (
+                    f"{patch.id} now takes for granted: {item.target}: {item.text} "
+                    f"('ascend-patch verify --explain {patch.id} --from {item.against} --to {tree.version}')"
+                )
 
 
 def _changes(old: ContractSet | None, new: ContractSet) -> str:
@@ -244,3 +273,17 @@ def _changes(old: ContractSet | None, new: ContractSet) -> str:
     removed = old.targets.keys() - new.targets.keys()
     changed = [name for name in new.targets.keys() & old.targets.keys() if new.targets[name] != old.targets[name]]
     return f"{len(new.targets)} targets: {len(added)} added, {len(removed)} removed, {len(changed)} changed"
+
+
+def updated_facts(written: Updated | None) -> dict[str, Any]:
+    """What --update did, as plain data."""
+    if written is None:
+        return {"updated": None, "accepted": []}
+    return {"updated": written.sentence, "accepted": list(written.accepted)}
+
+
+def print_updated(written: Updated) -> None:
+    """Say what --update did."""
+    output.say(written.sentence)
+    for line in written.accepted:
+        output.say(f"  {line}", "yellow")

@@ -33,7 +33,7 @@ class Choice(NamedTuple):
 def verify_all(here: Workspace, *, also: str, offline: bool, strict: bool, update: bool, as_json: bool) -> bool:
     """Inspect many versions and print a table; whether all those that the patches name are in order."""
     choice = _choose(here, _also(also), offline)
-    written: dict[str, str] = {}
+    written: dict[str, inspection.Updated] = {}
     if update:  # all contracts first: they are what the versions are then compared with
         for version in choice.versions:
             if inspection.is_inside(here.registry, version):
@@ -42,15 +42,15 @@ def verify_all(here: Workspace, *, also: str, offline: bool, strict: bool, updat
     for version in choice.versions:
         found = inspection.inspect(here, here.tree(_archive(here, version, choice)), strict=strict)
         cells = {item.patch.id: cell(item, item.patch.id in found.unnecessary) for item in found.plan}
-        facts.append(found.facts() | {"cells": cells, "updated": written.get(version)})
+        facts.append(found.facts() | {"cells": cells, **inspection.updated_facts(written.get(version))})
         columns.append(Column(version, version, cells))
         lines.append(_line(found))
     ok = all(item["ok"] for item in facts if item["inside"])
     if as_json:
         output.as_json({"package": here.package, "index": choice.known is not None, "ok": ok, "versions": facts})
         return ok
-    for sentence in written.values():
-        output.say(sentence)
+    for done in written.values():
+        inspection.print_updated(done)
     _print_columns(here, columns)
     output.table(("version", "apply", "not needed", "falls short (required)", "remark"), lines, keep=("version",))
     _close(here, facts)

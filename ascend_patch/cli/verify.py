@@ -14,7 +14,7 @@ from ascend_patch.cli.errors import FINDING, Refusal
 from ascend_patch.cli.workspace import Workspace
 
 if TYPE_CHECKING:
-    from ascend_patch.cli.inspection import Inspection
+    from ascend_patch.cli.inspection import Inspection, Updated
     from ascend_patch.engine.contract_checking import Finding
     from ascend_patch.engine.planning import Decision
     from ascend_patch.engine.sources import SourceTree
@@ -60,7 +60,8 @@ this version), taken_for (null, or version and reason: see VLLM_ASCEND_PATCH_ASS
 (true: there is one for exactly this version), ok, applied, not_needed[], short[] (required patches
 that do not apply), patches[]: id, required, state, unneeded, reason, variant, number (of the variant),
 targets[]: target, problem ("" = as expected), text, against, now_in[]; unnecessary[]: id, signs[];
-overridden[]: target, text; updated (what --update did, or null).
+overridden[]: target, text; updated (what --update did, or
+null), accepted[] (what would be drift without that contract).
 With --all: package, index (false: only the cache was looked at), ok, versions[] with the same keys and
 cells{id}. With --explain: id, from, to, targets[]: target, state, changes[], diff. With --todo:
 package, version, done, patches[]: id, kind (nothing, contract, extend, drift, decide), text, edits[]:
@@ -180,7 +181,9 @@ def _verify_one(here: Workspace, inspect: Callable[[], Inspection], strict: bool
         found = inspect()
     if as_json:
         escaping = [{"target": item.target, "text": item.text} for item in overridden]
-        output.as_json({"package": here.package, **found.facts(), "overridden": escaping, "updated": written})
+        output.as_json(
+            {"package": here.package, **found.facts(), "overridden": escaping, **inspection.updated_facts(written)}
+        )
     else:
         _print(here, found, overridden, written)
     return found.ok and not (strict and overridden)
@@ -197,11 +200,12 @@ def _unsupported(here: Workspace, tree: SourceTree) -> str:
     )
 
 
-def _print(here: Workspace, found: Inspection, overridden: tuple[Finding, ...], written: str | None) -> None:
+def _print(here: Workspace, found: Inspection, overridden: tuple[Finding, ...], written: Updated | None) -> None:
     from ascend_patch.cli.describe import state_word
+    from ascend_patch.cli.inspection import print_updated
 
     if written:
-        output.say(written)
+        print_updated(written)
     output.say(f"{here.package} {found.version}, {found.tree.kind}: {found.tree.origin}", "bold")
     if found.plan.standing.reason:
         output.say(found.plan.standing.reason, "yellow")

@@ -53,7 +53,7 @@ def test_json_keys(toy: Toy) -> None:
     found = toy("verify", "--json").json
     assert set(found) == {
         "package", "version", "origin", "source", "inside", "taken_for", "contract", "ok", "applied", "not_needed",
-        "short", "patches", "unnecessary", "overridden", "updated",
+        "short", "patches", "unnecessary", "overridden", "updated", "accepted",
     }  # fmt: skip
     assert (found["version"], found["source"], found["contract"], found["ok"]) == ("1.5.0", "installed", True, True)
     assert (found["inside"], found["taken_for"], found["applied"], found["short"]) == (True, None, 5, [])
@@ -190,6 +190,21 @@ def test_update_says_what_changed(toy: Toy) -> None:
     out = toy("verify", "--update").out
     # Every target lies in the one file that changed, so every contract has a new file hash.
     assert "5 targets: 0 added, 0 removed, 5 changed" in out
+
+
+def test_update_names_what_would_be_drift_without_it(toy: Toy) -> None:
+    toy.edit("gadget/core.py", "return a + b", "return b + a")
+    toy.edit("gadget/core.py", "def run(job)", "def run(job, times=1)")
+    toy.install("1.7.0")
+    result = toy("verify", "--update")
+    assert result.code == 0
+    assert "math.add now takes for granted: gadget.core:add: body changed since 1.5.0" in result.out
+    assert "math.run now takes for granted: gadget.core:run: parameter 'times' added since 1.5.0" in result.out
+    assert "'ascend-patch verify --explain math.add --from 1.5.0 --to 1.7.0'" in result.out
+    assert result.out.count("takes for granted") == 2
+    assert toy("verify", "--update", "--json").json["accepted"] == []
+    toy.install("1.8.0")  # like 1.7.0 now
+    assert toy("verify", "--update", "--json").json["accepted"] == []
 
 
 def test_refusals_change_nothing(toy: Toy) -> None:
