@@ -32,6 +32,7 @@ Examples:
   ascend-patch doctor                          does everything here fit together?
   ascend-patch list --area attention           what is patched, and in which state
   ascend-patch diff worker.init_device         upstream's code against ours
+  ascend-patch verify --all                    do the patches fit every vLLM they name?
   ascend-patch run -- vllm serve MODEL         start vLLM with the overlay
   ascend-patch run --disable ops.activation -- python job.py
 
@@ -47,6 +48,7 @@ Environment:
   VLLM_ASCEND_PATCH_DISABLE     ids to leave out, separated by commas
   VLLM_ASCEND_PATCH_ONLY        apply only these ids, the required ones among them
   VLLM_ASCEND_PATCH_STRICT=1    any drift is an error
+  VLLM_ASCEND_PATCH_ASSUME_VERSION  take the installed vLLM for this version, whatever it says
   ASCEND_PATCH_DEVICE           auto (default), npu, or host (a CANN for the CPU)
   ASCEND_PATCH_KERNELS=0        no AscendC kernels: their PyTorch references run
   ASCEND_PATCH_KERNEL_PATH      a folder of built kernels, searched first

@@ -26,6 +26,7 @@ function stands our wrapper, and the original below it.
 EXAMPLES = """\b
 Examples:
   ascend-patch diff worker.streams
+  ascend-patch diff worker.streams --vllm 0.23.0
   ascend-patch diff worker.streams --vllm vllm-0.32.0.tar.gz
   ascend-patch diff worker.streams -U 1000 | less
 
@@ -39,7 +40,9 @@ def diff(
     patch_id: Annotated[str, typer.Argument(metavar="ID", help="The patch.", autocompletion=patch_ids)],
     vllm: Annotated[
         str | None,
-        typer.Option("--vllm", metavar="PATH", help="A checkout, sdist, wheel or package folder instead."),
+        typer.Option(
+            "--vllm", metavar="VERSION|PATH", help="A release, or a checkout, sdist, wheel or package folder instead."
+        ),
     ] = None,
     taken_for: Annotated[
         str | None, typer.Option("--as", metavar="VERSION", help="Treat the sources as this version.")
@@ -51,10 +54,11 @@ def diff(
 ) -> None:
     """Show what a patch puts in the place of upstream's code."""
     from ascend_patch.cli.compare import compare
+    from ascend_patch.cli.inspection import open_sources
 
     here = workspace.of(context)
     patch = here.patch(patch_id)
-    tree = here.tree(vllm, version=taken_for)
+    tree = open_sources(here, vllm, announce=output.complain, taken_for=taken_for)
     variant = _variant(here, patch, tree)
     comparisons = [compare(tree, patch, rewrite) for rewrite in variant.rewrites]
     if as_json:

@@ -43,8 +43,8 @@ class Inspection:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing required falls short (with strict: nothing drifts)."""
-        return not self.plan.problems()
+        """Whether nothing required falls short (with strict: nothing drifts, every function fits)."""
+        return not self.plan.problems() and not self.short and not (self.plan.strict and self.misfits)
 
     @property
     def unneeded(self) -> list[str]:
@@ -59,8 +59,17 @@ class Inspection:
 
     @property
     def short(self) -> list[str]:
-        """Ids of the required patches that do not apply although they are needed."""
-        return [item.patch.id for item in self.plan if item.patch.required and not item.settled]
+        """Ids of the required patches that are needed and do not apply, or do not take upstream's arguments."""
+        required = [item for item in self.plan if item.patch.required]
+        return [item.patch.id for item in required if not item.settled or item.patch.id in self.misfits]
+
+    @cached_property
+    def misfits(self) -> Mapping[str, list[str]]:
+        """For each patch that applies and whose functions do not take upstream's arguments what is wrong."""
+        from ascend_patch.cli.fitting import misfits
+
+        found = {item.patch.id: misfits(item.patch, self.tree, item.variant) for item in self.plan.accepted}
+        return {id: sentences for id, sentences in found.items() if sentences}
 
     @cached_property
     def unnecessary(self) -> Mapping[str, list[str]]:
@@ -93,6 +102,7 @@ class Inspection:
             "applied": len(self.plan.accepted),
             "not_needed": self.unneeded,
             "short": self.short,
+            "misfits": [{"id": id, "problems": sentences} for id, sentences in self.misfits.items()],
             "patches": [self._decision_facts(decision) for decision in self.plan],
             "unnecessary": [{"id": id, "signs": sentences} for id, sentences in self.unnecessary.items()],
         }

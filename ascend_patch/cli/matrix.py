@@ -41,7 +41,7 @@ def verify_all(here: Workspace, *, also: str, offline: bool, strict: bool, updat
     facts, columns, lines = [], [], []
     for version in choice.versions:
         found = inspection.inspect(here, here.tree(_archive(here, version, choice)), strict=strict)
-        cells = {item.patch.id: cell(item, item.patch.id in found.unnecessary) for item in found.plan}
+        cells = {item.patch.id: cell(item, found) for item in found.plan}
         facts.append(found.facts() | {"cells": cells, **inspection.updated_facts(written.get(version))})
         columns.append(Column(version, version, cells))
         lines.append(_line(found))
@@ -95,10 +95,12 @@ def _archive(here: Workspace, version: str, choice: Choice) -> Any:
     )
 
 
-def cell(decision: Decision, outgrown: bool) -> str:
+def cell(decision: Decision, found: Inspection) -> str:
     """A patch in a version, in one short word; see the help of `verify`."""
     if decision.unneeded:
         word = "-"
+    elif decision.patch.id in found.misfits:
+        word = "unfit"
     elif decision.accepted:
         word = "ok" if len(decision.patch.variants) == 1 else f"v{inspection.number(decision)}"
         word += "?" if decision.unchecked else ""
@@ -110,11 +112,11 @@ def cell(decision: Decision, outgrown: bool) -> str:
         word = "no"
     else:
         word = "held"
-    return word + ("*" if outgrown else "")
+    return word + ("*" if decision.patch.id in found.unnecessary else "")
 
 
 def _style(word: str) -> str:
-    if word.startswith(("drift", "missing", "held")):
+    if word.startswith(("drift", "missing", "held", "unfit")):
         return "red"
     return "green" if word.startswith(("ok", "v")) else "dim"
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ascend_patch.cli import output
 from ascend_patch.cli.describe import bounds
+from ascend_patch.cli.fitting import misfits
 from ascend_patch.cli.inspection import each_by_itself, open_sources
 from ascend_patch.cli.workspace import Workspace
 from ascend_patch.engine.contract_building import check_overrides, variant_for
@@ -118,6 +119,9 @@ def task(patch: Patch, tree: SourceTree, store: ContractStore, sources: str) -> 
             return Task(patch.id, DECIDE, text, edits)
         findings = check(tree, candidate, store)
         outgrown = tuple(signs(patch, tree, candidate, findings))
+        unfit = misfits(patch, tree, candidate)
+        if not any(finding.problem for finding in findings) and unfit:
+            return Task(patch.id, DRIFT, f"with {candidate.versions}: {'; '.join(unfit)}", outgrown=outgrown)
         if not any(finding.problem for finding in findings):
             return Task(patch.id, EXTEND, "all targets are as expected", edits, outgrown=outgrown)
         rejected.append((candidate, findings, outgrown))
@@ -137,6 +141,9 @@ def _covered(patch: Patch, variant: Variant, tree: SourceTree, store: ContractSt
     if any(finding.drifted for finding in findings):
         commands = tuple(_explanations(patch, findings, sources))
         return Task(patch.id, DRIFT, _problems(findings), (), commands, outgrown)
+    unfit = misfits(patch, tree, variant)
+    if unfit:
+        return Task(patch.id, DRIFT, "; ".join(unfit), outgrown=outgrown)
     own = store.get(tree.version)
     if own is not None and all(finding.target in own.targets for finding in findings):
         return Task(patch.id, NOTHING, outgrown=outgrown)

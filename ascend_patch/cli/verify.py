@@ -51,17 +51,17 @@ Examples:
 \b
 Cells of --all: ok or v2 (it applies, by its second variant), "?" behind it (a target has no
 contract), "*" behind it (upstream seems to have outgrown the patch), drift (a target changed),
-missing (a target is gone), held (one that belongs to it does not apply), no (no variant covers
-the version), - (not needed).
+missing (a target is gone), unfit (our function does not take upstream's arguments), held (one that
+belongs to it does not apply), no (no variant covers the version), - (not needed).
 
 \b
 JSON keys: package, version, origin, source (installed, folder, wheel, sdist), inside (a patch names
 this version), taken_for (null, or version and reason: see VLLM_ASCEND_PATCH_ASSUME_VERSION), contract
 (true: there is one for exactly this version), ok, applied, not_needed[], short[] (required patches
-that do not apply), patches[]: id, required, state, unneeded, reason, variant, number (of the variant),
-targets[]: target, problem ("" = as expected), text, against, now_in[]; unnecessary[]: id, signs[];
-overridden[]: target, text; updated (what --update did, or
-null), accepted[] (what would be drift without that contract).
+that do not apply or do not fit), misfits[]: id, problems[]; patches[]: id, required, state, unneeded,
+reason, variant, number (of the variant), targets[]: target, problem ("" = as expected), text,
+against, now_in[]; unnecessary[]: id, signs[]; overridden[]: target, text; updated (what --update
+did, or null), accepted[] (what would be drift without that contract).
 With --all: package, index (false: only the cache was looked at), ok, versions[] with the same keys and
 cells{id}. With --explain: id, from, to, targets[]: target, state, changes[], diff. With --todo:
 package, version, done, patches[]: id, kind (nothing, contract, extend, drift, decide), text, edits[]:
@@ -242,6 +242,8 @@ def _print(here: Workspace, found: Inspection, overridden: tuple[Finding, ...], 
     else:
         for line in found.plan.problems():
             output.complain(line)
+        for id, problems in found.misfits.items():
+            output.complain(f"patch {id} does not fit {here.package} {found.version}: {'; '.join(problems)}")
 
 
 def _against(decision: Decision) -> str:
@@ -252,6 +254,7 @@ def _remark(decision: Decision, found: Inspection) -> str:
     parts = [decision.reason] if decision.reason else []
     if not parts and decision.unchecked:
         parts.append(f"no contract for {', '.join(decision.unchecked)}")
+    parts += found.misfits.get(decision.patch.id, [])
     if decision.patch.id in found.unnecessary:
         parts.append(f"unnecessary? {'; '.join(found.unnecessary[decision.patch.id])}")
     return "; ".join(parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import tarfile
@@ -9,6 +10,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+from ascend_patch.cli.fitting import refusals
 
 from .conftest import PATCH_THAT_UPSTREAM_OUTGREW, Toy
 
@@ -53,7 +56,7 @@ def test_json_keys(toy: Toy) -> None:
     found = toy("verify", "--json").json
     assert set(found) == {
         "package", "version", "origin", "source", "inside", "taken_for", "contract", "ok", "applied", "not_needed",
-        "short", "patches", "unnecessary", "overridden", "updated", "accepted",
+        "short", "misfits", "patches", "unnecessary", "overridden", "updated", "accepted",
     }  # fmt: skip
     assert (found["version"], found["source"], found["contract"], found["ok"]) == ("1.5.0", "installed", True, True)
     assert (found["inside"], found["taken_for"], found["applied"], found["short"]) == (True, None, 5, [])
@@ -190,6 +193,50 @@ def test_update_says_what_changed(toy: Toy) -> None:
     out = toy("verify", "--update").out
     # Every target lies in the one file that changed, so every contract has a new file hash.
     assert "5 targets: 0 added, 0 removed, 5 changed" in out
+
+
+def test_a_function_that_does_not_take_upstreams_arguments_is_found_whatever_the_contract_says(toy: Toy) -> None:
+    toy.edit("gadget/core.py", "def add(a, b)", "def add(a, b, where)")
+    assert toy("verify", "--update").code == 0  # the contract says that add has three parameters
+    result = toy("verify")
+    assert result.code == 0, "an optional one is no reason to fail"
+    assert "gadget.core:add: our function has no parameter 'where'" in result.out
+    assert toy("verify", "--strict").code == 1
+    (found,) = toy("verify", "--json").json["misfits"]
+    assert found == {"id": "math.add", "problems": ["gadget.core:add: our function has no parameter 'where'"]}
+    toy.edit("gadget_patches/math/add.py", "traced=True", "traced=True, required=True")
+    required = toy("verify")
+    assert required.code == 1 and "math.add does not fit gadget 1.5.0" in required.err
+    assert toy("verify", "--json").json["short"] == ["math.add"]
+    assert "our function has no parameter 'where'" in toy("verify", "--todo").out
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "problems"),
+    [
+        ("self, a, b=1, *, c", "self, a, b=2, *, c", []),
+        ("self, a", "self, a, *, extra=None", []),
+        ("self, a, b", "*args, **kwargs", []),
+        ("a, *, b", "a, **more", []),
+        ("a, /, b", "x, b", []),
+        (
+            "a, b",
+            "b, a",
+            ["our function has parameter 'a' in another place", "our function has parameter 'b' in another place"],
+        ),
+        ("a, b", "a, c", ["our function calls parameter 'b' 'c'"]),
+        ("a", "a, b", ["our function wants a parameter 'b' that upstream's callers do not pass"]),
+        ("a", "a, *, b", ["our function wants a parameter 'b' that upstream's callers do not pass"]),
+        ("a, *, b", "a", ["our function has no parameter 'b'"]),
+    ],
+)
+def test_arguments(theirs: str, ours: str, problems: list[str]) -> None:
+    def function(parameters: str) -> ast.FunctionDef:
+        node = ast.parse(f"def f({parameters}): ...").body[0]
+        assert isinstance(node, ast.FunctionDef)
+        return node
+
+    assert list(refusals(function(theirs), function(ours))) == problems
 
 
 def test_update_names_what_would_be_drift_without_it(toy: Toy) -> None:
