@@ -1,6 +1,6 @@
 """Which token each request of a padded draft batch is sampled from, with the rejected tokens left in as padding.
 
-Cost: 20 bytes per request, which is the minimum (the running sum is read once more, from the cache); 8 vector
+Cost: 20 bytes per request, which is the minimum (the running sum is read once more, from the cache); 7 vector
 instructions per element. It replaces 12 launches (the same in PyTorch, by hostcann's trace); stock vLLM needs Triton.
 """
 

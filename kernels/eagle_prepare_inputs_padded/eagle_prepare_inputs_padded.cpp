@@ -1,7 +1,7 @@
 // For each request of a padded draft batch: how many of its draft tokens were rejected, and which token to sample from.
 //
 // rejected = drafts > 0 ? drafts + 1 - valid : 0, where drafts is the difference of neighbours in an inclusive running
-// sum. The choice is a product with min(max(drafts, 0), 1): int32 can only be compared for equality.
+// sum, never negative. The choice is a product with min(drafts, 1): int32 can only be compared for equality.
 #include "kernel_operator.h"
 
 namespace {
@@ -76,7 +76,6 @@ private:
         Sub(drafts, sums, before, length);
         Adds(rejected, drafts, 1, length);
         Sub(rejected, rejected, valid, length);
-        Maxs(drafts, drafts, 0, length);
         Mins(drafts, drafts, 1, length);
         Mul(rejected, rejected, drafts, length);
         Adds(indices, ends, -1, length);

@@ -20,16 +20,16 @@ DTYPES = (torch.bfloat16, torch.int8, torch.float32, torch.float64)
 
 
 def case(sizes: list[int], gap: int, pairs: int, dtype: torch.dtype, seed: int) -> list[Any]:
-    """Random sources of 7 blocks and destinations of 9, `gap` elements between blocks, `pairs` different targets."""
+    """Random sources of 7 blocks and destinations of 9, `pairs` different targets; gaps between blocks differ."""
     generator = torch.Generator().manual_seed(seed)
 
-    def blocks(count: int, size: int) -> torch.Tensor:
+    def blocks(count: int, size: int, gap: int) -> torch.Tensor:
         return torch.randint(-100, 100, (count, size + gap), generator=generator).to(dtype)[:, :size]
 
     origins = torch.randint(0, 7, (pairs,), generator=generator)
     targets = torch.randperm(9, generator=generator)[:pairs]
-    sources = [blocks(7, size) for size in sizes]
-    return [sources, [blocks(9, size) for size in sizes], torch.stack([origins, targets], 1)]
+    sources = [blocks(7, size, gap) for size in sizes]
+    return [sources, [blocks(9, size, 5 - gap) for size in sizes], torch.stack([origins, targets], 1)]
 
 
 def expected(
