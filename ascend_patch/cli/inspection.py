@@ -52,10 +52,15 @@ class Inspection:
         return [decision.patch.id for decision in self.plan if decision.unneeded]
 
     @property
+    def applied(self) -> int:
+        """How many patches apply and fit."""
+        return len(self.plan.accepted) - len(self.misfits)
+
+    @property
     def summary(self) -> str:
         """How many patches apply, in words."""
         unneeded = f", {len(self.unneeded)} not needed" if self.unneeded else ""
-        return f"{len(self.plan.accepted)} of {len(self.plan.decisions)} patches apply{unneeded}"
+        return f"{self.applied} of {len(self.plan.decisions)} patches apply{unneeded}"
 
     @property
     def short(self) -> list[str]:
@@ -99,7 +104,7 @@ class Inspection:
             "taken_for": self.plan.standing._asdict() if self.plan.standing.reason else None,
             "contract": self.has_contract,
             "ok": self.ok,
-            "applied": len(self.plan.accepted),
+            "applied": self.applied,
             "not_needed": self.unneeded,
             "short": self.short,
             "misfits": [{"id": id, "problems": sentences} for id, sentences in self.misfits.items()],

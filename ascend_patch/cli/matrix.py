@@ -191,7 +191,7 @@ def _line(found: Inspection) -> list[str | Cell]:
     short = ", ".join(found.short)
     return [
         found.version,
-        f"{len(found.plan.accepted)} of {len(found.plan.decisions)}",
+        f"{found.applied} of {len(found.plan.decisions)}",
         str(len(found.unneeded) or "-"),
         Cell(short or "none", "red" if short else "green"),
         "; ".join(remarks),
