@@ -73,18 +73,20 @@ class Program:
         *arguments: np.ndarray | np.int64 | int | float | None,
         blocks: int = 1,
         checks: int = 1,
+        memory: Sequence[np.ndarray] = (),
         counters: ctypes.Structure | None = None,
         size: int = ctypes.sizeof(Environment),
     ) -> Outcome:
         """Launches; `None` is a null pointer, `int` an i32, `np.int64` an i64, `float` an f32.
 
+        `memory` is device memory besides the arguments, whose addresses are in them.
         `size` is what the environment says of its own size: a launcher of before has a smaller one.
         """
-        memory: list[tuple[int, int]] = []
+        allocations = [(array.ctypes.data, array.nbytes) for array in memory]
         layout, values = "@", []
         for argument in arguments:
             if isinstance(argument, np.ndarray):
-                memory.append((argument.ctypes.data, argument.nbytes))
+                allocations.append((argument.ctypes.data, argument.nbytes))
                 layout += "P"
                 values.append(argument.ctypes.data)
             else:
@@ -93,7 +95,7 @@ class Program:
                 values.append(argument or 0)
 
         def allocation(_context: object, address: int, begin: object, size: object) -> int:
-            for start, length in memory:
+            for start, length in allocations:
                 # One past the end counts: an access there is out of bounds, not nowhere.
                 if start <= address <= start + length:
                     begin[0] = start  # type: ignore[index]

@@ -6,40 +6,13 @@ the wrong position, a length without its tail. Numbers are not compared: many of
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-Launch = tuple[str, tuple[Any, ...], int]
-"""Entry, arguments, blocks."""
-
-
-@dataclass(frozen=True)
-class Mutation:
-    name: str
-    before: str
-    after: str
-    occurrence: int = 0
-
-    def apply(self, source: str) -> str:
-        parts = source.split(self.before)
-        assert len(parts) > self.occurrence + 1, f"{self.before!r} is no longer in the source"
-        head = self.before.join(parts[: self.occurrence + 1])
-        return head + self.after + self.before.join(parts[self.occurrence + 1 :])
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A kernel, launches that reach every branch of it, and what is broken in it."""
-
-    kernel: str
-    entries: tuple[str, ...]
-    launches: Callable[[], Iterator[Launch]]
-    mutations: tuple[Mutation, ...]
+from .mutations import Launch, Mutation, Subject, first_fault, mutants
 
 
 def slot_mapping_launches() -> Iterator[Launch]:
@@ -371,30 +344,6 @@ SEEDED = [
     for subject in SUBJECTS
     for number, mutation in enumerate(subject.mutations)
 ]
-
-
-def mutants(subject: Subject, source: str) -> tuple[str, tuple[str, ...]]:
-    """All mutants of a kernel as one source, which compiles much faster than one each; and their entries."""
-    includes = "".join(line + "\n" for line in source.splitlines() if line.startswith("#include"))
-    text, entries = includes, []
-    for number, mutation in enumerate(subject.mutations):
-        mutant = re.sub(r"^#include.*$", "", mutation.apply(source), flags=re.MULTILINE)
-        text += f"namespace mutant_{number} {{\n#line 1\n"
-        for entry in subject.entries:
-            mutant = re.sub(rf"\b{entry}\b", f"{entry}_{number}", mutant)
-            entries.append(f"{entry}_{number}")
-        text += mutant + "\n}\n"
-        text += "".join(f"using mutant_{number}::{entry}_{number};\n" for entry in subject.entries)
-    return text, tuple(entries)
-
-
-def first_fault(program: Any, subject: Subject, suffix: str = "") -> str:
-    """The line of the first launch that fails, or nothing."""
-    for entry, arguments, blocks in subject.launches():
-        outcome = program(entry + suffix, *arguments, blocks=blocks)
-        if outcome.fault != "SUCCESS":
-            return str(outcome.message)
-    return ""
 
 
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.kernel)
