@@ -128,8 +128,21 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendAttentionMetadata]):
         self, common_prefix_len: int, common_attn_metadata: CommonAttentionMetadata, fast_build: bool = False
     ) -> AscendAttentionMetadata:
         """Take the lengths from their host copies: the fused operators want them there, and no sync is needed."""
-        common = common_attn_metadata
-        host_lens = common.seq_lens_cpu_upper_bound if self._host_lengths_are_exact else None
+        host_lens = common_attn_metadata.seq_lens_cpu_upper_bound if self._host_lengths_are_exact else None
+        return self._build(common_attn_metadata, host_lens)
+
+    def build_for_drafting(
+        self, common_attn_metadata: CommonAttentionMetadata, draft_index: int
+    ) -> AscendAttentionMetadata:
+        """The host does not know how many draft tokens were rejected: the lengths come from the device.
+
+        Rejected tokens have no slot (-1), which the cache write refuses; they go to vLLM's null block.
+        """
+        metadata = self._build(common_attn_metadata, None)
+        metadata.slot_mapping = metadata.slot_mapping.clamp_min(0)
+        return metadata
+
+    def _build(self, common: CommonAttentionMetadata, host_lens: torch.Tensor | None) -> AscendAttentionMetadata:
         if host_lens is None:
             host_lens = common.seq_lens.cpu()
         return AscendAttentionMetadata(

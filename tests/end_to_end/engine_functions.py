@@ -139,3 +139,10 @@ def traced_operators(name: str, prompts: list[Any], params: Any) -> list[str]:
     with trace.recording() as counts:
         generate(name, prompts, params)
         return sorted(counts()["aclnn"])
+
+
+def accepted_drafts(name: str) -> tuple[int, int]:
+    """How many draft tokens an engine has proposed so far, and how many of them were accepted."""
+    values = {metric.name: getattr(metric, "value", 0) for metric in ENGINES[name].get_metrics()}
+    drafted = values["vllm:spec_decode_num_draft_tokens"]
+    return int(drafted), int(values["vllm:spec_decode_num_accepted_tokens"])

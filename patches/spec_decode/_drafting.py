@@ -1,0 +1,156 @@
+"""What vLLM's draft proposer launches, on our kernels. Imported once the module of the launchers has executed.
+
+The launchers are objects in vLLM: besides being called they are told, at start, which Triton variants to compile. Ours
+are functions with such an attribute.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ascend_patch.kernels.eagle_prepare_inputs_padded import eagle_prepare_inputs_padded
+from ascend_patch.kernels.eagle_prepare_next_token_padded import eagle_prepare_next_token_padded
+from ascend_patch.kernels.eagle_step_metadata import eagle_step_metadata
+
+
+def _nothing_to_compile(**_: Any) -> None:
+    """Takes what would be compiled ahead."""
+
+
+def prepare_inputs_padded(
+    cu_num_draft_tokens: torch.Tensor,
+    valid_sampled_tokens_count: torch.Tensor,
+    query_start_loc_gpu: torch.Tensor,
+    token_indices_to_sample: torch.Tensor,
+    num_rejected_tokens_gpu: torch.Tensor,
+    num_reqs: int,
+) -> None:
+    """Fill in the token to draft from and the number of rejected tokens of each of `num_reqs` requests, all int32."""
+    eagle_prepare_inputs_padded(
+        cu_num_draft_tokens,
+        valid_sampled_tokens_count,
+        query_start_loc_gpu[: num_reqs + 1],
+        token_indices_to_sample,
+        num_rejected_tokens_gpu,
+    )
+
+
+def prepare_next_token_padded(
+    sampled_token_ids: torch.Tensor,
+    discard_request_mask: torch.Tensor,
+    backup_next_token_ids: torch.Tensor,
+    next_token_ids: torch.Tensor,
+    valid_sampled_tokens_count: torch.Tensor,
+    vocab_size: int,
+    num_sampled_tokens_per_req: int,
+    num_reqs: int,
+    stride_sampled_token_ids: int,
+    *,
+    BLOCK_SIZE_TOKENS: int,
+) -> None:
+    """Fill in the token that drafting goes on from and the number of valid ones; the last four are Triton's affair."""
+    eagle_prepare_next_token_padded(
+        sampled_token_ids,
+        discard_request_mask,
+        backup_next_token_ids,
+        next_token_ids,
+        valid_sampled_tokens_count,
+        vocab_size,
+    )
+
+
+def step_metadata(
+    positions_1d: torch.Tensor,
+    block_table_tensor: torch.Tensor,
+    seq_lens: torch.Tensor,
+    block_size: int,
+    max_model_len: int,
+    out_clamped_positions: torch.Tensor,
+    out_slot_mapping: torch.Tensor,
+    input_batch_size: int | None = None,
+) -> None:
+    """One draft step ahead: positions, sequence lengths and cache slots of ``[requests]``."""
+    padded = positions_1d.shape[0] if input_batch_size is None else input_batch_size
+    eagle_step_metadata(
+        positions_1d,
+        block_table_tensor,
+        seq_lens,
+        block_size,
+        max_model_len,
+        out_clamped_positions,
+        out_slot_mapping[:padded],
+    )
+
+
+def copy_and_expand(
+    target_token_ids_ptr: torch.Tensor,
+    target_positions_ptr: torch.Tensor,
+    next_token_ids_ptr: torch.Tensor,
+    out_input_ids_ptr: torch.Tensor,
+    out_positions_ptr: torch.Tensor,
+    out_is_rejected_token_mask_ptr: torch.Tensor,
+    out_is_masked_token_mask_ptr: torch.Tensor,
+    out_new_token_indices_ptr: torch.Tensor,
+    out_hidden_state_mapping_ptr: torch.Tensor,
+    query_start_loc_ptr: torch.Tensor,
+    query_end_loc_ptr: torch.Tensor,
+    padding_token_id: int,
+    parallel_drafting_token_id: int,
+    total_input_tokens: int,
+    num_padding_slots_per_request: int,
+    shift_input_ids: bool,
+    *,
+    BLOCK_SIZE_TOKENS: int,
+    batch_size: int,
+    num_blocks: int,
+) -> None:
+    """Lay out the draft model's input: of each request its valid tokens, the one sampled last, slots for parallel
+    drafting, and padding in place of rejected tokens.
+
+    In PyTorch, without asking the device for a size: how many tokens come out follows from what the host knows.
+
+    Args:
+        target_token_ids_ptr: ``[total_input_tokens]``, as `target_positions_ptr`.
+        next_token_ids_ptr: ``[batch_size]``.
+        out_input_ids_ptr: at least the tokens that come out, as the other three of ``out_``.
+        out_new_token_indices_ptr: ``[batch_size * num_padding_slots_per_request]``.
+        out_hidden_state_mapping_ptr: ``[total_input_tokens]``, filled with `shift_input_ids` only.
+        query_start_loc_ptr: ``[batch_size + 1]``.
+        query_end_loc_ptr: ``[batch_size]``, the last token of each request that was not rejected.
+    """
+    slots, shift = num_padding_slots_per_request, int(shift_input_ids)
+    device = target_token_ids_ptr.device
+    starts, ends = query_start_loc_ptr[:batch_size].long(), query_end_loc_ptr[:batch_size].long()
+    request = torch.arange(batch_size, device=device)
+    out_starts = starts + request * (slots - shift)
+    valid = ends - starts + 1 - shift
+    place = torch.arange(total_input_tokens + batch_size * (slots - shift), device=device)
+    of = torch.searchsorted(out_starts, place, right=True) - 1
+    inside = place - out_starts[of]
+    behind_valid = inside - valid[of]
+
+    tokens = target_token_ids_ptr[(starts[of] + shift + inside).clamp_max(total_input_tokens - 1)]
+    tokens = torch.where(behind_valid == 0, next_token_ids_ptr[of].to(tokens.dtype), tokens)
+    drafted = (behind_valid > 0) & (behind_valid < slots)
+    rejected = behind_valid >= slots
+    tokens = tokens.masked_fill(drafted, parallel_drafting_token_id).masked_fill(rejected, padding_token_id)
+    positions = (target_positions_ptr[starts][of] + inside).masked_fill(rejected, 0)
+
+    count = place.shape[0]
+    out_input_ids_ptr[:count] = tokens
+    out_positions_ptr[:count] = positions
+    out_is_rejected_token_mask_ptr[:count] = rejected
+    out_is_masked_token_mask_ptr[:count] = drafted
+    new = (out_starts + valid).unsqueeze(1) + torch.arange(slots, device=device)
+    out_new_token_indices_ptr[: batch_size * slots] = new.flatten()
+    if shift_input_ids:
+        source = torch.arange(total_input_tokens, device=device)
+        owner = torch.searchsorted(starts, source, right=True) - 1
+        out_hidden_state_mapping_ptr[:total_input_tokens] = out_starts[owner] + source - starts[owner]
+
+
+_LAUNCHERS: tuple[Any, ...] = (prepare_inputs_padded, prepare_next_token_padded, copy_and_expand)
+for _launcher in _LAUNCHERS:
+    _launcher.register_warmup = _nothing_to_compile
