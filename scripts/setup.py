@@ -102,10 +102,13 @@ def overlay_steps(setup: Setup, before: Sequence[Step]) -> list[Step]:
     else:
         # The demo needs less than the tests: an environment made for the tests will do.
         tools = "test" if setup.stamps().get("overlay") == digest(overlay, "test") else "demo"
+    sources = CHECKOUT / "kernels"
+    kernels = digest(stock.get("torch", vllm), *sorted(sources.glob("*/*.cpp")), sources / "host")
     hostcann = digest(stock.get("torch", vllm), stock.get("torch-npu", ""), CHECKOUT / "ascend_patch" / "hostcann")
     return [
         Step("overlay", "ascend-patch (editable)", digest(overlay, tools), steps.install_overlay),
         Step("hostcann", "hostcann, the CANN for the CPU: compile (minutes, once)", hostcann, steps.build_hostcann),
+        Step("kernels", "AscendC kernels for the CPU: compile", kernels, steps.build_kernels),
         Step("model", "SmolLM2-135M-Instruct", "", steps.convert_model, lambda _: demo_model.is_ready()),
     ]
 

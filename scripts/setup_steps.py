@@ -286,5 +286,10 @@ def build_hostcann(setup: Setup) -> None:
     setup.progress.run([str(setup.python), "-m", "ascend_patch.hostcann", "build"], setup.environment)
 
 
+def build_kernels(setup: Setup) -> None:
+    """Before an engine wants them: a kernel that is compiled at its first launch holds a step up for seconds."""
+    setup.progress.run([str(setup.venv / "bin" / "ascend-patch"), "kernels", "build", "--host"], setup.environment)
+
+
 def convert_model(setup: Setup) -> None:
     setup.progress.run([str(setup.python), str(CHECKOUT / "scripts" / "demo_model.py")], setup.environment)
