@@ -1,11 +1,9 @@
 #include "torch_npu_abi.h"
 
 #include <ATen/ops/empty_strided.h>
+#include <c10/core/AllocatorConfig.h>
 #include <c10/core/Stream.h>
 #include <dlfcn.h>
-
-#include <string>
-#include <unordered_set>
 
 namespace hostcann::aten {
 namespace {
@@ -47,12 +45,10 @@ const char* const kCudaAllocatorOptions[] = {
 }  // namespace
 
 void release_cuda_allocator_options() {
-  using Options = std::unordered_set<std::string>& (*)();
-  // c10::CachingAllocator::AcceleratorAllocatorConfig::getMutableKeys()
-  const auto options = find<Options>("_ZN3c1016CachingAllocator26AcceleratorAllocatorConfig14getMutableKeysB5cxx11Ev");
-  // Where it is not loaded yet, it would take the names later; where torch is a CPU build, there is none.
-  if (options == nullptr || dlopen("libc10_cuda.so", RTLD_NOW | RTLD_GLOBAL) == nullptr) return;
-  for (const char* const name : kCudaAllocatorOptions) options().erase(name);
+  // Where libc10_cuda is not loaded yet, it would take the names later; where torch is a CPU build, there is none.
+  if (dlopen("libc10_cuda.so", RTLD_NOW | RTLD_GLOBAL) == nullptr) return;
+  auto& options = c10::CachingAllocator::AcceleratorAllocatorConfig::getMutableKeys();
+  for (const char* const name : kCudaAllocatorOptions) options.erase(name);
 }
 
 bool storage_layout_is_known(c10::DeviceIndex device) {

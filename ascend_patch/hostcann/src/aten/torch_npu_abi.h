@@ -28,7 +28,7 @@ struct NpuStorage : c10::StorageImpl {
   StorageDescription description;
 };
 
-// Lets torch-npu register its allocator's options next to a CUDA build of torch: from 2.14.0 on some have the names of
+// Lets torch-npu register its allocator's options next to a CUDA build of torch: from 2.10 on some have the names of
 // CUDA's, and torch refuses a name twice. To be called before torch-npu is loaded; CUDA has no device here to serve.
 void release_cuda_allocator_options();
 
