@@ -162,9 +162,9 @@ def set_up(arguments: argparse.Namespace) -> None:
     stack = stacks.find(arguments.vllm)
     venv = arguments.venv or CHECKOUT / (".venv" if stack.is_default else f".venv-{stack.vllm}")
     setup = Setup(venv.absolute(), stack, arguments.torch_index, arguments.purpose)
-    check_machine(setup)
     if stack.is_default:
         with locked(CHECKOUT):
+            check_machine(setup)
             stock = stock_steps(setup)
             perform(setup, [*stock, *overlay_steps(setup, stock)])
         return
