@@ -120,7 +120,18 @@ class NPUPlatform(Platform):
 
     @classmethod
     def get_punica_wrapper(cls) -> str:
-        return "vllm.lora.punica_wrapper.punica_cpu.PunicaWrapperCPU"
+        """The wrapper for GPUs, once ``lora.punica`` has given it its kernels.
+
+        The one in plain PyTorch is no substitute: it gives requests without an adapter the last one's.
+
+        Raises:
+            ValueError: the patch is off.
+        """
+        from vllm.lora.punica_wrapper import punica_gpu
+
+        if not hasattr(punica_gpu, "npu_lora_shrink"):
+            raise ValueError("LoRA adapters need the patch lora.punica: run 'ascend-patch enable lora.punica'")
+        return "vllm.lora.punica_wrapper.punica_gpu.PunicaWrapperGPU"
 
     @classmethod
     def get_attn_backend_cls(

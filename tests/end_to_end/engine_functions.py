@@ -146,3 +146,44 @@ def accepted_drafts(name: str) -> tuple[int, int]:
     values = {metric.name: getattr(metric, "value", 0) for metric in ENGINES[name].get_metrics()}
     drafted = values["vllm:spec_decode_num_draft_tokens"]
     return int(drafted), int(values["vllm:spec_decode_num_accepted_tokens"])
+
+
+def make_adapter(model: str, folder: str, merged: str, seed: int, rank: int = 8) -> None:
+    """Write a LoRA adapter with random weights for every projection, and the model with that adapter merged into it."""
+    import json
+    from pathlib import Path
+
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM
+
+    generator = torch.Generator().manual_seed(seed)
+    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    alpha = 2 * rank
+    weights, targets = {}, set()
+    for name, module in base.named_modules():
+        if not isinstance(module, torch.nn.Linear) or name == "lm_head":
+            continue
+        targets.add(name.rpartition(".")[2])
+        a = torch.randn(rank, module.in_features, generator=generator) * 0.1
+        b = torch.randn(module.out_features, rank, generator=generator) * 0.1
+        weights[f"base_model.model.{name}.lora_A.weight"] = a
+        weights[f"base_model.model.{name}.lora_B.weight"] = b
+        module.weight.data += alpha / rank * b @ a
+    Path(folder).mkdir(parents=True)
+    save_file(weights, Path(folder) / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "target_modules": sorted(targets), "bias": "none"}
+    (Path(folder) / "adapter_config.json").write_text(json.dumps(config))
+    base.save_pretrained(merged)
+
+
+def generate_with_adapters(name: str, prompts: list[Any], params: Any, adapters: list[str | None]) -> list[list[int]]:
+    """The tokens of prompts, each with the adapter in a folder or with none."""
+    from vllm import SamplingParams, TokensPrompt
+    from vllm.lora.request import LoRARequest
+
+    folders = sorted({folder for folder in adapters if folder})
+    requests = [LoRARequest(folder, folders.index(folder) + 1, folder) if folder else None for folder in adapters]
+    inputs = [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts]
+    results = ENGINES[name].generate(inputs, SamplingParams(**params), lora_request=requests, use_tqdm=False)
+    return [list(result.outputs[0].token_ids) for result in results]
