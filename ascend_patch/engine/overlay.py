@@ -38,21 +38,21 @@ class Overlay:
         registry: Registry,
         *,
         finder: HookFinder | None = None,
-        on_change: Callable[[], None] | None = None,
+        on_change: Callable[..., None] | None = None,
         warn: bool = True,
     ) -> None:
         """Prepare; nothing is changed yet.
 
         Args:
             finder: a finder that is in ``sys.meta_path`` already, to add our hooks to.
-            on_change: called whenever the state of a patch may have changed.
+            on_change: called whenever states may have changed, with the ids of the patches, or without for all.
             warn: whether this process logs the one warning about optional patches that are out.
         """
         self.package = package
         self.plan = plan
         self.registry = registry
         self._finder = finder or HookFinder()
-        self.on_change = on_change or (lambda: None)
+        self.on_change = on_change or (lambda *_: None)
         self._warn = warn
         self._lock = threading.RLock()
         self._installed = False
@@ -119,10 +119,11 @@ class Overlay:
         name = module.__name__
         with self._lock:
             self._journal.executed_again(module)
-        for progress in self._in_order(name):
+        patches = self._in_order(name)
+        for progress in patches:
             # Only modules imported while this one executed can have bound its names already.
             self._apply(progress, module, lambda: aliases.imported_since(module, self.package.name))
-        self.on_change()
+        self.on_change(*(progress.decision.patch.id for progress in patches))
 
     def _in_order(self, module: str) -> list[Progress]:
         return [item for item in self._progress.values() if module in item.modules]
@@ -258,15 +259,16 @@ class Overlay:
 
     # -- looking -----------------------------------------------------------------------------------
 
-    def status(self, *, aliases: bool = True) -> list[PatchStatus]:
-        """Every patch, in the order of application.
+    def status(self, *ids: str, aliases: bool = True) -> list[PatchStatus]:
+        """These patches, or every patch, in the order of application.
 
         Args:
             aliases: whether to look for stale aliases, through every name of every module (milliseconds).
         """
         with self._lock:
             stale = self._journal.stale() if aliases else {}
-            return [item.status(tuple(stale.get(id, ()))) for id, item in self._progress.items()]
+            asked = {id: self._progress[id] for id in ids or self._progress}
+            return [item.status(tuple(stale.get(id, ()))) for id, item in asked.items()]
 
 
 def _has_executed(name: str) -> bool:

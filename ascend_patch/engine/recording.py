@@ -16,7 +16,7 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -73,9 +73,9 @@ class Recorder:
         multiprocessing.util.register_after_fork(self, Recorder._in_child)
         self._safely(self._prepare)
 
-    def changed(self) -> None:
-        """Something happened: write. Looking for stale aliases waits until every patch is in place."""
-        self._safely(lambda: self._write(self._overlay.settled))
+    def changed(self, *ids: str) -> None:
+        """Something happened, to these patches or to all: write. Stale aliases wait until every patch is in place."""
+        self._safely(lambda: self._write(self._overlay.settled, ids))
 
     def write(self) -> None:
         """Write a complete record now. Never raises."""
@@ -114,8 +114,8 @@ class Recorder:
 
             remove_old_runs()
 
-    def _write(self, complete: bool) -> None:
-        record = self._record(complete)
+    def _write(self, complete: bool, ids: Sequence[str] = ()) -> None:
+        record = self._record(complete, () if complete or not self._written else ids)
         if self._file < 0:
             path = base_folder() / self.run / f"{os.getpid()}{SUFFIX}"
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -124,10 +124,11 @@ class Recorder:
             os.write(self._file, json.dumps(news).encode() + b"\n")
             self._written = record
 
-    def _record(self, complete: bool = True) -> dict[str, Any]:
+    def _record(self, complete: bool = True, ids: Sequence[str] = ()) -> dict[str, Any]:
+        """The record; of its patches only `ids` are looked at anew, when there are any."""
         overlay = self._overlay
-        patches = {}
-        for status in overlay.status(aliases=complete):
+        patches = dict(self._written["patches"]) if ids else {}
+        for status in overlay.status(*ids, aliases=complete):
             entry = {key: value for key, value in status._asdict().items() if value and key != "id"}
             patches[status.id] = entry | {"state": status.state.value}
         return {
