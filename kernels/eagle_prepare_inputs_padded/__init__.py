@@ -1,7 +1,7 @@
 """Which token each request of a padded draft batch is sampled from, with the rejected tokens left in as padding.
 
-Cost: 20 bytes per request, which is the minimum (the running sum is read once more, from the cache); 7 vector
-instructions per element. It replaces 12 launches (the same in PyTorch, by hostcann's trace); stock vLLM needs Triton.
+Cost: 24 bytes per request, 1.2 times the minimum (the running sum is read twice); 7 vector instructions per 64
+requests. It replaces 12 launches (the same in PyTorch, by hostcann's trace); stock vLLM needs Triton.
 """
 
 from __future__ import annotations
