@@ -1,8 +1,8 @@
 """Positions, sequence lengths and cache slots of the next autoregressive draft step.
 
 Cost: 16 bytes read and 20 written per request, and 8 written per padding slot, which is the minimum (a block table word
-is a transfer of its own); no vector instructions: scalars do the arithmetic, 32 requests per core. It replaces 22 launches (the same in
-PyTorch, by hostcann's trace); stock vLLM needs Triton.
+is a transfer of its own); no vector instructions: scalars do the arithmetic, 32 requests per core. It replaces 22
+launches (the same in PyTorch, by hostcann's trace); stock vLLM needs Triton.
 """
 
 from __future__ import annotations

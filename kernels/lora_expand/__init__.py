@@ -2,9 +2,9 @@
 
 Cost: the least is width * rank elements of B per adapter and slice, the inputs once, and the output's columns once in
 and once out. B is read once per 8 tokens that share an adapter (for up to 8 such tokens the minimum), the inputs once
-per tile of rows. Vector instructions per 64 elements of B: 1 for 16 bits, and 2 to 2.2 per token. Ranks that are no power
-of two are computed as the next one. It replaces 11 launches for one slice and 27 for three (the same in PyTorch, by
-hostcann's trace), which copy B for every token; stock vLLM needs Triton.
+per tile of rows. Vector instructions per 64 elements of B: 1 for 16 bits, and 2 to 2.2 per token. Ranks that are no
+power of two are computed as the next one. It replaces 11 launches for one slice and 27 for three (the same in PyTorch,
+by hostcann's trace), which copy B for every token; stock vLLM needs Triton.
 """
 
 from __future__ import annotations

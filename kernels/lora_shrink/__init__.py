@@ -2,9 +2,9 @@
 
 Cost: the least is rank * hidden elements of A per adapter and slice, the inputs once and 4 * rank bytes of output per
 token and slice. A is read once per 8 tokens that share an adapter (for up to 8 such tokens the minimum), the inputs
-once per slice and part of the ranks. Vector instructions per 64 elements of A: 1 for 16 bits, and 2 per token. It replaces
-11 launches for one slice and 27 for three (the same in PyTorch, by hostcann's trace), which copy A for every token;
-stock vLLM needs Triton.
+once per slice and part of the ranks. Vector instructions per 64 elements of A: 1 for 16 bits, and 2 per token. It
+replaces 11 launches for one slice and 27 for three (the same in PyTorch, by hostcann's trace), which copy A for every
+token; stock vLLM needs Triton.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Which row of a rank's part of the embedding table a token id is, and which ids belong to other ranks.
 
 Cost: 4 (or 8) + 8 + 1 bytes per id, which is the minimum. 11 vector instructions per 64 ids with one range, 17 with
-two, and 16 per core to fill what is zero. It replaces 13 launches (vLLM's function without torch.compile, by hostcann's trace).
+two, and 16 per core to fill what is zero. It replaces 13 launches (vLLM's function without torch.compile, by hostcann's
+trace).
 """
 
 from __future__ import annotations
