@@ -38,7 +38,9 @@ def test_server(tmp_path: Path, demo_model_folder: Path) -> None:
     """Completions, chat, streaming, several clients at once, `status` over all processes, Ctrl-C."""
     options = ["--served-model-name", "smollm2", "--dtype", "float32", "--max-model-len", "1024", "--enforce-eager",
                "--max-num-seqs", "8", "--kv-cache-memory-bytes", str(256 << 20)]  # fmt: skip
-    with serve(demo_model_folder, tmp_path / "server.log", *options) as server:
+    # Another vLLM may start on this machine meanwhile, and its run would be the newest one.
+    runs = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    with serve(demo_model_folder, tmp_path / "server.log", *options, **runs) as server:
         records = REFERENCES["answers"]["float32"][:4]
         greedy = {"model": "smollm2", "temperature": 0, "max_tokens": 12, "ignore_eos": True}
 
@@ -62,7 +64,7 @@ def test_server(tmp_path: Path, demo_model_folder: Path) -> None:
         assert len(pieces) > 2
         assert "".join(pieces) == whole
 
-        shown = subprocess.run([CLI, "status", "--json"], env=overlay_environment(), cwd=tmp_path, timeout=60,
+        shown = subprocess.run([CLI, "status", "--json"], env=overlay_environment(**runs), cwd=tmp_path, timeout=60,
                                capture_output=True, text=True)  # fmt: skip
         assert shown.returncode == 0, shown.stderr
         run = json.loads(shown.stdout)["runs"][0]

@@ -149,7 +149,7 @@ CASES = (
         "reads_before_the_allocation",
         "source.SetGlobalBuffer((__gm__ float*)x - 64);DataCopyPad(in.AllocTensor<float>(), source, row, nothing);",
         "GM_BOUNDS",
-        "not device memory",
+        "DataCopyPad: reads",  # what lies before it may be nothing, or another allocation that ends too early
     ),
     Case("reads_a_global_value_past_the_end", "source.GetValue(n);", "GM_BOUNDS", "GetValue"),
     Case("has_no_global_address", "GlobalTensor<float> g; g.GetValue(0);", "GM_BOUNDS", "SetGlobalBuffer"),
