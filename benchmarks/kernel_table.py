@@ -1,6 +1,6 @@
 """What each AscendC kernel computes, moves and issues, counted by its host build, as a table in the README.
 
-    python benchmarks/kernels.py [--dry-run]
+    python benchmarks/kernel_table.py [--dry-run]
 
 Every entry of every kernel runs once at a size of a decode step (kernel_cases.py), without hostcann and torch-npu. The
 header of the host build counts (kernels/host/environment.h), so counts do not depend on the machine.
@@ -144,7 +144,7 @@ def _launch(counters: Counters, wanted: str, kernel: Kernel, entry: str, blocks:
 def table() -> str:
     """The Markdown table, with a line about how to read it."""
     head = (
-        f"Counted by `python benchmarks/kernels.py` on the host build with {kernel_cases.CORES} cores; no NPU took "
+        f"Counted by `python benchmarks/kernel_table.py` on the host build with {kernel_cases.CORES} cores; no NPU took "
         "part. A vector instruction works on 256 bytes, so one pass over float32 is 1/64 = 0.016 per element.\n\n"
         "| kernel | entry | size | error | bytes moved | / minimum | vector instructions per element "
         "| launches replaced |\n|---|---|---|---|--:|--:|--:|--:|"
