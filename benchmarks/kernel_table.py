@@ -144,8 +144,8 @@ def _launch(counters: Counters, wanted: str, kernel: Kernel, entry: str, blocks:
 def table() -> str:
     """The Markdown table, with a line about how to read it."""
     head = (
-        f"Counted by `python benchmarks/kernel_table.py` on the host build with {kernel_cases.CORES} cores; no NPU took "
-        "part. A vector instruction works on 256 bytes, so one pass over float32 is 1/64 = 0.016 per element.\n\n"
+        f"Counted by `python benchmarks/kernel_table.py` on the host build with {kernel_cases.CORES} cores; no NPU "
+        "took part. A vector instruction works on 256 bytes, so one pass over float32 is 1/64 = 0.016 per element.\n\n"
         "| kernel | entry | size | error | bytes moved | / minimum | vector instructions per element "
         "| launches replaced |\n|---|---|---|---|--:|--:|--:|--:|"
     )

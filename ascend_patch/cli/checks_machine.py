@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from ascend_patch import environment
+from ascend_patch import cache, environment
 from ascend_patch.cli.findings import Finding, Machine
 
 SUPPORTED_SOCS = ("Ascend910B", "Ascend910_93", "Ascend310P")
@@ -126,19 +126,19 @@ def driver(machine: Machine) -> Iterator[Finding]:
 
 def hostcann(machine: Machine) -> Iterator[Finding]:
     """The CANN on the CPU: compiler and build cache. Only matters when the device is host."""
-    from ascend_patch.hostcann import HostCannError, _build
-    from ascend_patch.hostcann._paths import cache_root
-    from ascend_patch.hostcann._toolchain import Toolchain
+    from ascend_patch import hostcann as cann
+    from ascend_patch.toolchain import Toolchain
 
     wanted = machine.device.device == "host"
     try:
-        built, compiler = _build.find(), Toolchain.find()
-    except HostCannError as error:
+        built, compiler = cann.built(), Toolchain.find()
+    except cann.HostCannError as error:
         yield Finding("hostcann", "error" if wanted else "ok", str(error), "install torch" if wanted else "")
         return
     except OSError as error:
         yield Finding(
-            "hostcann", "error" if wanted else "ok", f"its build cache {cache_root()} cannot be read: {error.strerror}",
+            "hostcann", "error" if wanted else "ok",
+            f"its build cache {cann.cache_root()} cannot be read: {error.strerror}",
             "set HOSTCANN_CACHE to a writable folder" if wanted else "",
         )  # fmt: skip
         return
@@ -159,9 +159,8 @@ def hostcann(machine: Machine) -> Iterator[Finding]:
 
 def disk(machine: Machine) -> Iterator[Finding]:
     """Room for caches, and for the shared memory that vLLM's processes talk through."""
-    base = machine.environ.get("XDG_CACHE_HOME") or Path(machine.environ.get("HOME", "/"), ".cache")
     for check, folder, least, purpose in (
-        ("disk", Path(base), 2.0, "compiled code and models"),
+        ("disk", cache.root(machine.environ).parent, 2.0, "compiled code and models"),
         ("shared memory", Path(machine.dev, "shm"), 0.25, "the processes of one engine"),
     ):
         place = _existing(folder)

@@ -162,9 +162,9 @@ def build(
 
 
 def _build_host(kernels: list[Kernel], target: str | None) -> list[dict[str, str]]:
-    from ascend_patch.hostcann._toolchain import Toolchain
     from ascend_patch.kernels.building import BuildError, host
     from ascend_patch.kernels.loading.targets import host_target
+    from ascend_patch.toolchain import Toolchain
 
     if Toolchain.find() is None:
         raise Refusal("no C++ compiler was found: install g++ or clang, or set CXX")

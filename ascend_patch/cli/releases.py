@@ -27,6 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ascend_patch import cache
 from ascend_patch.cli.errors import Refusal
 
 DEFAULT_INDEX = "https://pypi.org/simple"
@@ -47,9 +48,8 @@ class Release(NamedTuple):
 
 
 def cache_folder(environ: Mapping[str, str]) -> Path:
-    """``$XDG_CACHE_HOME/ascend_patch/sources``, else the same below ``~/.cache``."""
-    home = environ.get("HOME") or Path.home()
-    return Path(environ.get("XDG_CACHE_HOME") or Path(home, ".cache")) / "ascend_patch" / "sources"
+    """Where downloaded sources are kept."""
+    return cache.root(environ) / "sources"
 
 
 def index_url(environ: Mapping[str, str]) -> str:

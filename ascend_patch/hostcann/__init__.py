@@ -12,9 +12,11 @@ whatever runs on it is no NPU result.
 
 from __future__ import annotations
 
-from ascend_patch.hostcann._paths import HostCannError
+from pathlib import Path
 
-__all__ = ["HostCannError", "attach", "is_loaded", "load", "trace"]
+from ascend_patch.hostcann._paths import HostCannError, cache_root
+
+__all__ = ["HostCannError", "attach", "built", "cache_root", "is_loaded", "load", "trace"]
 
 
 def load() -> None:
@@ -36,6 +38,16 @@ def attach() -> None:
     from ascend_patch.hostcann import _loader
 
     _loader.attach()
+
+
+def built() -> Path | None:
+    """The folder with libraries built from the present sources; None before the first build.
+
+    Raises HostCannError: torch missing. OSError: the cache cannot be read.
+    """
+    from ascend_patch.hostcann import _build
+
+    return _build.find()
 
 
 def is_loaded() -> bool:

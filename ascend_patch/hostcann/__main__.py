@@ -9,7 +9,8 @@ import time
 
 from ascend_patch.hostcann import _build
 from ascend_patch.hostcann._paths import LIBRARIES, SOURCES, HostCannError, cache_root
-from ascend_patch.hostcann._toolchain import Plan, Toolchain
+from ascend_patch.hostcann._plan import Plan
+from ascend_patch.toolchain import Toolchain
 
 
 def unimplemented_functions() -> list[str]:

@@ -17,7 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ascend_patch.hostcann._paths import LIBRARIES, HostCannError, Library, cache_root
-from ascend_patch.hostcann._toolchain import Compilation, Plan, Toolchain
+from ascend_patch.hostcann._plan import Compilation, Plan
+from ascend_patch.toolchain import NoCompiler, Toolchain
 
 PARALLEL = 2
 """Compilations at the same time: CI machines have two cores, and a unit that includes ATen needs about 1 GB."""
@@ -86,7 +87,10 @@ def build() -> Path:
     found = find()
     if found is not None:
         return found
-    toolchain = Toolchain.require()
+    try:
+        toolchain = Toolchain.require()
+    except NoCompiler as error:
+        raise HostCannError(f"hostcann is built once with the system's C++ compiler, but {error}") from None
     root = cache_root()
     try:
         with _locked(root):

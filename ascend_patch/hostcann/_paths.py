@@ -8,6 +8,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from ascend_patch import cache
+
 SOURCES = Path(__file__).resolve().parent / "src"
 INCLUDE = SOURCES / "include"
 
@@ -75,5 +77,4 @@ def cache_root() -> Path:
     chosen = os.environ.get("HOSTCANN_CACHE")
     if chosen:
         return Path(chosen).expanduser().absolute()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "ascend_patch" / "hostcann"
+    return cache.root() / "hostcann"

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ascend_patch.hostcann._paths import cache_root
+from ascend_patch import cache
 from ascend_patch.kernels.building import BuildError
 
 TIMEOUT = 600
@@ -21,16 +20,8 @@ TIMEOUT = 600
 
 
 def cache_folder() -> Path:
-    """Where kernels built just in time are kept: below hostcann's cache, emptied with it."""
-    return cache_root() / "kernels"
-
-
-def digest(parts: Iterable[str]) -> str:
-    """A short key over texts, none of which can run into the next."""
-    total = hashlib.sha256()
-    for part in parts:
-        total.update(f"{len(part.encode())}:{part}".encode())
-    return total.hexdigest()[:16]
+    """Where kernels built just in time are kept."""
+    return cache.root() / "kernels"
 
 
 def announce(text: str) -> None:
@@ -50,7 +41,7 @@ def locked(folder: Path, name: str) -> Iterator[None]:
         lock = (folder / f".{name}.lock").open("w")
     except OSError as error:
         raise BuildError(
-            f"{folder} cannot be written ({error.strerror}): set HOSTCANN_CACHE to another folder"
+            f"{folder} cannot be written ({error.strerror}): set XDG_CACHE_HOME to another folder"
         ) from None
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

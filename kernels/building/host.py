@@ -7,13 +7,12 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ascend_patch.hostcann import HostCannError
-from ascend_patch.hostcann._toolchain import Toolchain, machine_features
 from ascend_patch.kernels import catalogue
 from ascend_patch.kernels.building import BuildError, files
 from ascend_patch.kernels.declaration import ABI, Kernel
 from ascend_patch.kernels.loading.index import NAME, Built, Index
 from ascend_patch.kernels.loading.targets import host_target
+from ascend_patch.toolchain import NoCompiler, Toolchain, digest, machine_features
 
 HEADERS = catalogue.FOLDER / "host"
 FLAGS = (
@@ -82,8 +81,8 @@ def translation_unit(kernel: Kernel) -> str:
 def _toolchain() -> Toolchain:
     try:
         return Toolchain.require()
-    except HostCannError as error:
-        raise BuildError(str(error)) from None
+    except NoCompiler as error:
+        raise BuildError(f"no C++ compiler: {error}") from None
 
 
 def _command(toolchain: Toolchain, source: Path, output: Path, native: bool) -> list[str]:
@@ -94,17 +93,16 @@ def _command(toolchain: Toolchain, source: Path, output: Path, native: bool) -> 
 
 def _key(kernel: Kernel, toolchain: Toolchain) -> str:
     headers = [f"{path.relative_to(HEADERS)}\n{path.read_text()}" for path in sorted(HEADERS.rglob("*.h"))]
-    return files.digest(
-        [
-            str(ABI),
-            translation_unit(kernel),
-            catalogue.source_digest(kernel),
-            toolchain.identity,
-            " ".join((*FLAGS, NATIVE)),
-            machine_features(),
-            *headers,
-        ]
-    )
+    texts = [
+        str(ABI),
+        translation_unit(kernel),
+        catalogue.source_digest(kernel),
+        toolchain.identity,
+        " ".join((*FLAGS, NATIVE)),
+        machine_features(),
+        *headers,
+    ]
+    return digest(text.encode() for text in texts)
 
 
 def _compile(kernels: Iterable[Kernel], toolchain: Toolchain, folder: Path, native: bool) -> None:

@@ -19,6 +19,7 @@ from ascend_patch.kernels.building import BuildError, files
 from ascend_patch.kernels.declaration import ABI, Kernel
 from ascend_patch.kernels.loading.index import NAME, Built, Index
 from ascend_patch.kernels.loading.targets import Target
+from ascend_patch.toolchain import digest
 
 LIBRARY = "libacl_rtc.so"
 
@@ -35,7 +36,7 @@ def build(kernel: Kernel, target: Target) -> Path:
     options = [f"--npu-arch={target.architecture}", "-O3"]
     text = self_contained(catalogue.source(kernel))
     root = files.cache_folder()
-    key = files.digest([str(ABI), target.name, text, version, *options])
+    key = digest(part.encode() for part in (str(ABI), target.name, text, version, *options))
     folder = root / f"{kernel.name}-{key}"
     if (folder / NAME).is_file():
         return folder

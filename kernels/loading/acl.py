@@ -58,6 +58,11 @@ def soc_name() -> str:
     return (library().aclrtGetSocName() or b"").decode()
 
 
+def on_host() -> bool:
+    """Whether this CANN runs on the CPU, and so takes host builds: hostcann exports names of its own beside CANN's."""
+    return hasattr(library(), "hostcann_trace_snapshot")
+
+
 def load(data: bytes) -> int:
     """Handle of a binary of vector code, on the current device.
 

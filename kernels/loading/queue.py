@@ -14,11 +14,10 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from ascend_patch.hostcann import HostCannError
-from ascend_patch.hostcann._toolchain import Toolchain
 from ascend_patch.kernels.building import BuildError, files
 from ascend_patch.kernels.declaration import KernelLaunchError
 from ascend_patch.kernels.loading import acl
+from ascend_patch.toolchain import NoCompiler, Toolchain, digest
 
 _log = logging.getLogger("ascend_patch.kernels")
 
@@ -111,10 +110,10 @@ def _build() -> Path:
     """The launcher's shared object, compiled once per source and compiler."""
     try:
         toolchain = Toolchain.require()
-    except HostCannError as error:
-        raise BuildError(str(error)) from None
+    except NoCompiler as error:
+        raise BuildError(f"no C++ compiler: {error}") from None
     root = files.cache_folder()
-    key = files.digest([SOURCE.read_text("utf-8"), toolchain.identity, " ".join(FLAGS)])
+    key = digest([SOURCE.read_bytes(), toolchain.identity.encode(), " ".join(FLAGS).encode()])
     folder = root / f"queue_launcher-{key}"
     library = folder / "queue_launcher.so"
     if not library.is_file():

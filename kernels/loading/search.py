@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from ascend_patch import hostcann
 from ascend_patch.kernels import catalogue
 from ascend_patch.kernels.building import BuildError
 from ascend_patch.kernels.declaration import Kernel, KernelUnavailable
@@ -63,7 +62,7 @@ def find(kernel: Kernel, device: int) -> Loaded | str:
 def _find(kernel: Kernel) -> Loaded:
     if os.environ.get(SWITCH) == "0":
         raise KernelUnavailable(f"switched off by {SWITCH}=0")
-    target = needed_target(acl.soc_name(), hostcann.is_loaded())
+    target = needed_target(acl.soc_name(), acl.on_host())
     refusals = []
     for place, folder in places(kernel, target):
         try:

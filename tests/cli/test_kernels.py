@@ -40,7 +40,7 @@ def kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(catalogue, "FOLDER", folder)
     monkeypatch.setattr(host, "HEADERS", folder / "host")
     monkeypatch.setattr(search, "PREBUILT", folder / "prebuilt")
-    monkeypatch.setenv("HOSTCANN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("ASCEND_HOME_PATH", str(tmp_path / "no cann"))
     monkeypatch.delenv(search.PATH, raising=False)
     catalogue.kernels.cache_clear()
@@ -96,7 +96,7 @@ def test_build_for_the_host_fills_the_cache_once(kernels: Path, tmp_path: Path) 
     assert first.code == 0 and "compiling first with" in first.err
     again = command("build", "--host", "first")
     assert again.code == 0 and again.out == first.out and again.err == ""
-    assert (tmp_path / "cache" / "kernels") in Path(first.out.split(":")[0]).parents
+    assert (tmp_path / "cache" / "ascend_patch" / "kernels") in Path(first.out.split(":")[0]).parents
 
 
 def test_a_compilation_that_fails_is_a_finding_in_one_line(kernels: Path) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from ascend_patch.hostcann import HostCannError, _build, _paths, _toolchain
+from ascend_patch.hostcann import HostCannError, _build, _paths, _plan
+from ascend_patch.toolchain import Toolchain
 
 FAKE = """#!/bin/sh
 echo "$@" >> "$HOSTCANN_FAKE_LOG"
@@ -51,25 +52,25 @@ def test_a_second_build_compiles_nothing(compiler: Path, tmp_path: Path) -> None
 def test_the_key_follows_sources_torch_and_compiler(
     compiler: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    toolchain = _toolchain.Toolchain.require()
-    first = _toolchain.Plan().build_key(toolchain)
-    assert _toolchain.Plan().build_key(toolchain) == first
-    plan = _toolchain.Plan()
+    toolchain = Toolchain.require()
+    first = _plan.Plan().build_key(toolchain)
+    assert _plan.Plan().build_key(toolchain) == first
+    plan = _plan.Plan()
     library = next(iter(plan.units))
     unit = next(iter(plan.units[library]))
     plan.units[library][unit] += b"\n"
     assert plan.build_key(toolchain) != first
-    plan = _toolchain.Plan()
+    plan = _plan.Plan()
     plan.torch_version = b"9.9"
     assert plan.build_key(toolchain) != first
     compiler.write_text(FAKE + "# newer\n")
-    assert _toolchain.Plan().build_key(_toolchain.Toolchain.require()) != first
+    assert _plan.Plan().build_key(Toolchain.require()) != first
 
 
 def test_only_a_changed_unit_is_compiled_again(compiler: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _build.build()
     before = len(calls(tmp_path))
-    original = _toolchain.Plan.units.func  # type: ignore[attr-defined]
+    original = _plan.Plan.units.func  # type: ignore[attr-defined]
 
     def changed(self: Any) -> Any:
         units = original(self)
@@ -80,8 +81,8 @@ def test_only_a_changed_unit_is_compiled_again(compiler: Path, tmp_path: Path, m
     from functools import cached_property
 
     replacement = cached_property(changed)
-    replacement.__set_name__(_toolchain.Plan, "units")
-    monkeypatch.setattr(_toolchain.Plan, "units", replacement)
+    replacement.__set_name__(_plan.Plan, "units")
+    monkeypatch.setattr(_plan.Plan, "units", replacement)
     _build.build()
     new = calls(tmp_path)[before:]
     assert sum(" -c " in f" {line} " for line in new) == 1
@@ -103,7 +104,7 @@ def test_processes_that_start_together_build_once(compiler: Path, tmp_path: Path
     folders = {process.communicate(timeout=60)[0].strip() for process in processes}
     assert len(folders) == 1 and all(process.returncode == 0 for process in processes)
     compiled = [line for line in calls(tmp_path) if " -c " in f" {line} "]
-    plan = _toolchain.Plan()
+    plan = _plan.Plan()
     assert len(compiled) == sum(len(plan.compilations(library)) for library in plan.units)
 
 

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from ascend_patch.hostcann._toolchain import Toolchain
+from ascend_patch.toolchain import Toolchain
 
 # CANN's documented codes (aclError).
 PARAM_INVALID, CONTEXT_NULL, FILE_OPEN, INVALID_HANDLE = 107000, 107002, 107009, 107017

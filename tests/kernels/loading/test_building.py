@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from ascend_patch.hostcann._toolchain import Toolchain
 from ascend_patch.kernels import catalogue
 from ascend_patch.kernels.building import BuildError, files, npu, rtc
 from ascend_patch.kernels.loading.elf import BadBinary
 from ascend_patch.kernels.loading.index import NAME, Index
 from ascend_patch.kernels.loading.targets import DEVICE_TARGETS
+from ascend_patch.toolchain import Toolchain
 
 from .toy import KERNEL
 

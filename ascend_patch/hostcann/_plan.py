@@ -1,79 +1,18 @@
-"""The system's C++ compiler, the flags, and the keys under which results are cached."""
+"""What a build of hostcann compiles, with which flags, and the keys under which results are cached."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import platform
-import shlex
-import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from ascend_patch.hostcann._paths import INCLUDE, LIBRARIES, SOURCES, HostCannError, Library, torch_folder
+from ascend_patch.hostcann._paths import INCLUDE, LIBRARIES, SOURCES, Library, torch_folder
+from ascend_patch.toolchain import Toolchain, digest, machine_features
 
 COMMON_FLAGS = ("-std=c++20", "-O2", "-fPIC", "-fvisibility=hidden", "-pthread", "-DNDEBUG", "-Wall", "-Wextra")
 TORCH_FLAGS = ("-D_GLIBCXX_USE_CXX11_ABI=1", "-Wno-unused-parameter")
 FORMAT = "1"
 """Part of every key: raise it when the layout of the cache changes."""
-
-
-@dataclass(frozen=True)
-class Toolchain:
-    """A compiler command, and what identifies it."""
-
-    command: tuple[str, ...]
-    identity: str
-
-    @staticmethod
-    def find() -> Toolchain | None:
-        """`$CXX` (it may hold arguments), else the first of c++, g++ and clang++; None if there is none."""
-        chosen = os.environ.get("CXX", "").strip()
-        for candidate in [chosen] if chosen else ["c++", "g++", "clang++"]:
-            words = shlex.split(candidate)
-            path = shutil.which(words[0])
-            if path is None:
-                continue
-            # The file's own identity stands for the version: asking the compiler costs a process at every start.
-            real = Path(path).resolve()
-            status = real.stat()
-            identity = f"{real.name} {status.st_size} {status.st_mtime_ns} {' '.join(words[1:])}"
-            return Toolchain((path, *words[1:]), identity)
-        return None
-
-    @staticmethod
-    def require() -> Toolchain:
-        """`find`, or an error that names the remedy."""
-        found = Toolchain.find()
-        if found is None:
-            chosen = os.environ.get("CXX", "").strip()
-            tried = f"CXX={chosen} was not found" if chosen else "none of c++, g++ and clang++ was found"
-            raise HostCannError(
-                f"hostcann is built once with the system's C++ compiler, but {tried}; "
-                "install one (Debian/Ubuntu: apt install g++, Fedora/openEuler: dnf install gcc-c++) or set CXX"
-            )
-        return found
-
-
-def _digest(parts: Iterable[bytes]) -> str:
-    total = hashlib.sha256()
-    for part in parts:
-        total.update(len(part).to_bytes(8, "little"))
-        total.update(part)
-    return total.hexdigest()[:16]
-
-
-def machine_features() -> str:
-    """The CPU's instruction set extensions: objects built with -march=native must not travel to another CPU."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith(("flags", "Features")):
-                return line
-    except OSError:
-        pass
-    return platform.machine()
 
 
 @dataclass(frozen=True)
@@ -136,11 +75,11 @@ class Plan:
             parts += [repr(library).encode(), " ".join(self.link_flags(library, Path())).encode()]
             for path, text in units.items():
                 parts += [str(path.relative_to(SOURCES)).encode(), text]
-        return _digest(parts)
+        return digest(parts)
 
     def build_key(self, toolchain: Toolchain) -> str:
         """The name of the folder with the finished libraries."""
-        return f"{self.source_key}-{_digest([toolchain.identity.encode()])[:8]}"
+        return f"{self.source_key}-{digest([toolchain.identity.encode()])[:8]}"
 
     def compilations(self, library: Library) -> list[Compilation]:
         """What is compiled on its own: every unit, or for a unity library all ordinary units together."""
@@ -165,4 +104,4 @@ class Plan:
         for path, text in self.headers.items():
             if path.is_relative_to(INCLUDE) or path.is_relative_to(library.folder):
                 parts += [str(path.relative_to(SOURCES)).encode(), text]
-        return _digest(parts)
+        return digest(parts)
