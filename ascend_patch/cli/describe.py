@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ascend_patch.engine.vocabulary import (
@@ -121,7 +122,8 @@ def patch_facts(workspace: Workspace, patch: Patch, plan: Plan | None) -> dict[s
         "conflicts": list(patch.conflicts),
         "upstream": patch.upstream,
         "unnecessary_when": patch.unnecessary_when,
-        "expires": [{"target": sign.target, "without": sign.without} for sign in patch.expires],
+        "expires": [asdict(sign) for sign in patch.expires],
+        "no_sign": patch.no_sign,
         "module": patch.module,
     }
 
@@ -141,7 +143,9 @@ def state_word(state: str | None, unneeded: bool = False) -> str:
 
 def expiry_sentence(sign: Expiry) -> str:
     """What would be a sign that upstream no longer needs a patch, e.g. ``a.b:c no longer mentions 'cuda'``."""
-    return f"{sign.target} no longer mentions {sign.without!r}" if sign.without else f"upstream has {sign.target}"
+    if sign.without:
+        return f"{sign.target} no longer mentions {sign.without!r}"
+    return f"{sign.target} mentions {sign.mentions!r}" if sign.mentions else f"upstream has {sign.target}"
 
 
 def merged(ranges: Iterable[str]) -> list[str]:

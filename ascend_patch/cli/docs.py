@@ -131,6 +131,8 @@ def _section(registry: Registry, package: str, patch: Patch) -> Iterator[str]:
         yield f"- Unnecessary when: {patch.unnecessary_when}"
     for sign in patch.expires:
         yield f"  - Reported by `ascend-patch verify` when {expiry_sentence(sign)}."
+    if patch.no_sign:
+        yield f"  - `ascend-patch verify` cannot tell: {patch.no_sign}"
     yield f"- Variants: {len(patch.variants)}"
     for number, variant in enumerate(patch.variants, 1):
         needs = f", needs {', '.join(f'`{need}`' for need in variant.needs)}" if variant.needs else ""

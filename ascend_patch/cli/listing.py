@@ -32,7 +32,8 @@ Examples:
 \b
 JSON keys: package, version (null: not installed), taken_for (null, or version and reason),
 patches[]: id, area, why, required, traced, on, on_reason, state, unneeded, state_reason,
-variant, variants[], requires[], conflicts[], upstream, unnecessary_when, expires[], module.
+variant, variants[], requires[], conflicts[], upstream, unnecessary_when, expires[],
+no_sign, module.
 In JSON a patch that would be applied has the state "pending", one that is not needed "skipped"."""
 
 STATES = ("applies", "not-needed", "skipped", "disabled", "drifted", "failed", "rolled-back", "-")

@@ -112,6 +112,8 @@ def _print(here: Workspace, patch: Patch, facts: dict[str, Any], tree: SourceTre
     output.field("unnecessary when", patch.unnecessary_when or "-")
     for sign in patch.expires:
         output.field("a sign of that", expiry_sentence(sign))
+    if patch.no_sign:
+        output.field("no sign of that", patch.no_sign)
     for line in facts["outgrown"]:
         output.field("seems outgrown", line)
     output.field("declared in", patch.module)

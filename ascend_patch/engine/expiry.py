@@ -6,11 +6,13 @@ Reads sources like a contract check; part of a verification, not of a start.
 from __future__ import annotations
 
 import ast
+import copy
+import re
 
 from .contract_checking import Finding
 from .errors import SourceError
 from .sources import SourceTree
-from .syntax import find_definition
+from .syntax import Definition, find_definition
 from .vocabulary import Expiry, Patch, Retarget, Target, Variant
 
 
@@ -36,8 +38,52 @@ def _sign(expiry: Expiry, tree: SourceTree) -> str:
         return ""
     if definition is None:
         return ""
-    if not expiry.without:
-        return f"upstream has {expiry.target} ({definition.file.path}:{definition.line})"
-    if any(expiry.without in ast.unparse(node) for node in definition.nodes):
-        return ""
-    return f"{expiry.target} no longer mentions {expiry.without!r} ({definition.file.path}:{definition.line})"
+    where = f"({definition.file.path}:{definition.line})"
+    if expiry.without:
+        here = mentions(definition, expiry.without)
+        return "" if here else f"{expiry.target} no longer mentions {expiry.without!r} {where}"
+    if expiry.mentions:
+        here = mentions(definition, expiry.mentions)
+        return f"{expiry.target} mentions {expiry.mentions!r} {where}" if here else ""
+    return "" if definition.inherited else f"upstream has {expiry.target} {where}"
+
+
+def mentions(definition: Definition, text: str) -> bool:
+    """Whether the code of a definition mentions `text`, see `Expiry`."""
+    begin = r"(?<![^\W_])" if text[0].isalnum() else ""
+    end = r"(?![^\W_])" if text[-1].isalnum() else ""
+    wanted = re.compile(begin + re.escape(text) + end)
+    return any(wanted.search(ast.unparse(_Bare().visit(copy.deepcopy(node)))) for node in definition.nodes)
+
+
+class _Bare(ast.NodeTransformer):
+    """Removes what changes nothing: docstrings and annotations."""
+
+    def visit_arg(self, node: ast.arg) -> ast.arg:
+        node.annotation = None
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.stmt:
+        self.generic_visit(node)
+        if node.value is None:
+            return ast.Expr(node.target)
+        return ast.fix_missing_locations(ast.copy_location(ast.Assign([node.target], node.value), node))
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
+        self._strip(node)
+        node.returns = None
+        return node
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AsyncFunctionDef:
+        self._strip(node)
+        node.returns = None
+        return node
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
+        self._strip(node)
+        return node
+
+    def _strip(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> None:
+        self.generic_visit(node)
+        if ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]

@@ -178,13 +178,26 @@ class Variant:
 class Expiry:
     """A sign, found in the sources, that upstream no longer needs a patch.
 
+    By itself the sign is that upstream defines the target; an attribute that a class merely inherits does not count.
+
     Attributes:
         target: ``module:qualname`` of something upstream.
-        without: the sign is that it exists and no longer mentions this name or text; '' when existing is the sign.
+        without: the sign is that the target is there and no longer mentions this.
+        mentions: the sign is that the target mentions this now.
+
+    What is mentioned is source text as `ast.unparse` writes it (names, expressions, strings in single quotes),
+    without comments, docstrings and annotations; a letter or digit at its ends begins and ends a word there, where
+    ``_`` separates words: ``npu`` is in ``npu_ops`` and not in ``input``.
     """
 
     target: str
     without: str = ""
+    mentions: str = ""
+
+    def __post_init__(self) -> None:
+        Target.parse(self.target)
+        if self.without and self.mentions:
+            raise DeclarationError(f"the sign at {self.target} is either what is gone or what is new: make two of it")
 
 
 @dataclass(frozen=True)
@@ -204,6 +217,7 @@ class Patch:
         upstream: issue, pull request or source line that this follows.
         unnecessary_when: how to recognise that upstream no longer needs it, for people.
         expires: the same for `verify`: when one of these signs is there, the patch is reported.
+        no_sign: instead of signs: why upstream's sources cannot show it.
         module: the module that declares it; filled in by the registry.
     """
 
@@ -218,6 +232,7 @@ class Patch:
     upstream: str = ""
     unnecessary_when: str = ""
     expires: tuple[Expiry, ...] = ()
+    no_sign: str = ""
     module: str = ""
 
     def __post_init__(self) -> None:
@@ -228,6 +243,8 @@ class Patch:
             raise DeclarationError(f"patch {self.id} does not say why")
         if not self.variants:
             raise DeclarationError(f"patch {self.id} has no variant")
+        if self.expires and self.no_sign:
+            raise DeclarationError(f"patch {self.id} declares signs of its expiry and says why there are none")
 
     @property
     def area(self) -> str:

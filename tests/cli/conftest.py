@@ -60,6 +60,7 @@ PATCHES = {
         PATCH = Patch(
             id="device.where",
             why="The function opens a CUDA device.",
+            no_sign="no source shows it",
             required=True,
             variants=(
                 Variant(
@@ -77,6 +78,7 @@ PATCHES = {
         PATCH = Patch(
             id="device.registry",
             why="The registry of devices has no NPU.",
+            no_sign="no source shows it",
             variants=(
                 Variant(
                     versions=">=1.0,<2",
@@ -92,6 +94,7 @@ PATCHES = {
         PATCH = Patch(
             id="math.add",
             why="Upstream adds one by one, the device has an operator; this sentence is long enough to be cut.",
+            no_sign="no source shows it",
             traced=True,
             requires=("device.registry",),
             upstream="https://example.org/issues/7",
@@ -113,6 +116,7 @@ PATCHES = {
         PATCH = Patch(
             id="math.run",
             why="Jobs are to be counted.",
+            no_sign="no source shows it",
             on=False,
             conflicts=("math.add",),
             variants=(Variant(versions=">=1.0,<2", rewrites=(Wrap("gadget.core:run", by=":counting"),)),),
@@ -131,6 +135,7 @@ PATCHES = {
         PATCH = Patch(
             id="math.old",
             why="Only an early version needed it.",
+            no_sign="no source shows it",
             variants=(Variant(versions=">=0.1,<0.2", rewrites=(Replace("gadget.core:add", by=":add"),)),),
         )
 
@@ -145,6 +150,7 @@ PATCHES = {
         PATCH = Patch(
             id="life.stop",
             why="A child leaves its device open.",
+            no_sign="no source shows it",
             variants=(Variant(versions=">=1.0,<2", rewrites=(Add("gadget.core:Child.close", by=":close"),)),),
         )
 

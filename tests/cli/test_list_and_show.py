@@ -8,7 +8,7 @@ from .conftest import ALL_IDS, PATCH_THAT_UPSTREAM_OUTGREW, Toy
 
 LIST_KEYS = {
     "id", "area", "why", "required", "traced", "on", "on_reason", "state", "unneeded", "state_reason", "variant",
-    "variants", "requires", "conflicts", "upstream", "unnecessary_when", "expires", "module",
+    "variants", "requires", "conflicts", "upstream", "unnecessary_when", "expires", "no_sign", "module",
 }  # fmt: skip
 
 
@@ -157,6 +157,7 @@ def test_a_patch_that_is_not_needed_says_why(toy: Toy) -> None:
 def test_show_names_the_signs_and_those_it_finds(toy: Toy) -> None:
     toy.write("gadget_patches/life/wake.py", PATCH_THAT_UPSTREAM_OUTGREW)
     assert "a sign of that      upstream has gadget.core:wake" in toy("show", "life.wake").out
+    assert "no sign of that     no source shows it" in toy("show", "life.stop").out
     assert "seems outgrown" not in toy("show", "life.wake").out
     toy.install("1.2.0")
     toy.edit("gadget/core.py", "def run(job):", "def wake():\n    pass\n\n\ndef run(job):")

@@ -165,7 +165,7 @@ def test_loading_a_folder_of_patches(toy: Toy) -> None:
         from ascend_patch.engine.vocabulary import Patch, Replace, Variant
         PATCH = Patch("area.one", "because", (Variant(">=1,<2", (
             Replace("toy.core:greet", by=":greet"),
-            Replace("toy.core:Engine", by="toypatches.area._heavy:{name}"),)),))
+            Replace("toy.core:Engine", by="toypatches.area._heavy:{name}"),)),), no_sign="a toy")
         def greet(name, punctuation="!"): ...
     """
     toy.write("toypatches/area/one.py", declaration.format(name="Thing"))
