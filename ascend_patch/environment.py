@@ -82,10 +82,11 @@ def distributions(path: Iterable[str] | None = None) -> Iterator[Distribution]:
 def find_distribution(name: str, path: Iterable[str] | None = None) -> Distribution | None:
     """The distribution an import would see, or None. The first folder of `path` that has it wins."""
     wanted = normalised(name)
+    initials = wanted[0] + wanted[0].upper()
     for folder in sys.path if path is None else path:
         for entry in _names_in(folder or os.curdir):
             # A folder holds hundreds of names: compare before building anything.
-            if normalised(entry[: len(wanted)]) != wanted:
+            if entry[0] not in initials or normalised(entry[: len(wanted)]) != wanted:
                 continue
             found = _distribution_at(folder or os.curdir, entry)
             if found is not None and normalised(found.name) == wanted:

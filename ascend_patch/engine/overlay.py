@@ -58,7 +58,7 @@ class Overlay:
         self._installed = False
         self._gate_passed = False
         self._journal = Journal(package.name)
-        self._progress = {item.patch.id: Progress.begin(item) for item in plan}
+        self._progress = {item.patch.id: Progress(item) for item in plan}
 
     @property
     def fingerprint(self) -> str:

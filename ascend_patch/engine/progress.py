@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from .planning import Decision
@@ -60,18 +59,20 @@ class UndoReport(NamedTuple):
     kept: tuple[str, ...]
 
 
-@dataclass
 class Progress:
     """How far one patch is; changed only under the overlay's lock."""
 
-    decision: Decision
-    state: State
-    reason: str
-    traceback: str = ""
-    modules: tuple[str, ...] = ()
-    done: list[str] = field(default_factory=list)
-    late: list[str] = field(default_factory=list)
-    early: list[str] = field(default_factory=list)
+    def __init__(self, decision: Decision) -> None:
+        """The start of a decision's way; one that was not accepted ends here."""
+        rewrites = decision.variant.rewrites if decision.accepted and decision.variant else ()
+        self.decision = decision
+        self.state = decision.state
+        self.reason = decision.reason
+        self.traceback = ""
+        self.modules = tuple(dict.fromkeys(rewrite.place.module for rewrite in rewrites))
+        self.done: list[str] = []
+        self.late: list[str] = []
+        self.early: list[str] = []
 
     @property
     def live(self) -> bool:
@@ -80,13 +81,6 @@ class Progress:
     @property
     def pending(self) -> tuple[str, ...]:
         return tuple(name for name in self.modules if name not in self.done) if self.live else ()
-
-    @classmethod
-    def begin(cls, decision: Decision) -> Progress:
-        """The start of a decision's way; one that was not accepted ends here."""
-        rewrites = decision.variant.rewrites if decision.accepted and decision.variant else ()
-        modules = tuple(dict.fromkeys(rewrite.place.module for rewrite in rewrites))
-        return cls(decision, decision.state, decision.reason, modules=modules)
 
     def status(self, stale_aliases: tuple[str, ...]) -> PatchStatus:
         """A snapshot for others."""

@@ -67,7 +67,7 @@ class Recorder:
         self._written: dict[str, Any] = {}
         self._file = -1
         self._failed = False
-        atexit.register(self.write)
+        atexit.register(self.finish)
         os.register_at_fork(after_in_child=self._begin_in_child)
         # A process that multiprocessing forks gets its name, and with it its role, only after the fork.
         multiprocessing.util.register_after_fork(self, Recorder._in_child)
@@ -80,6 +80,14 @@ class Recorder:
     def write(self) -> None:
         """Write a complete record now. Never raises."""
         self._safely(lambda: self._write(complete=True))
+
+    def finish(self) -> None:
+        """The last record of this process; the first process of a run also clears old runs away."""
+        self.write()
+        if self.first:
+            from .records import remove_old_runs
+
+            self._safely(remove_old_runs)
 
     def _begin_in_child(self) -> None:
         """After a fork the open file is the parent's."""
@@ -109,10 +117,6 @@ class Recorder:
             raise PermissionError(f"{base} is not ours")
         base.chmod(0o700)
         (base / self.run).mkdir(mode=0o700, exist_ok=True)
-        if self.first:
-            from .records import remove_old_runs
-
-            remove_old_runs()
 
     def _write(self, complete: bool, ids: Sequence[str] = ()) -> None:
         record = self._record(complete, () if complete or not self._written else ids)

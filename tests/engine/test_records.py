@@ -118,7 +118,7 @@ def test_old_runs_are_removed(toy: Toy, runtime: Path, monkeypatch: pytest.Monke
     living.mkdir()
     me = {"pid": os.getpid(), "ticks": records.start_ticks(os.getpid())}
     (living / "1.jsonl").write_text(json.dumps(me) + "\n")
-    recorder(toy.overlay(GREET)).write()
+    recorder(toy.overlay(GREET)).finish()
     left = [run.id for run in records.runs()]
     assert len(left) == records.KEPT_RUNS + 1 and living.name in left and os.environ[records.RUN_VARIABLE] == left[0]
     assert "20200101T000014-1" in left and "20200101T000000-1" not in left
