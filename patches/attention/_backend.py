@@ -8,13 +8,15 @@ layout "BnBsH" of CANN's fused inference attention.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from vllm.config import VllmConfig
-from vllm.utils.torch_utils import get_dtype_size
-from vllm.v1.attention.backend import (
+from vllm.v1.kv_cache_interface import AttentionSpec
+
+from ascend_patch import npu
+from ascend_patch.patches.attention._interface import (
     AttentionBackend,
     AttentionImpl,
     AttentionMetadataBuilder,
@@ -22,15 +24,14 @@ from vllm.v1.attention.backend import (
     CommonAttentionMetadata,
     MultipleOf,
 )
-from vllm.v1.kv_cache_interface import AttentionSpec
-from vllm.v1.kv_cache_layout import KVCacheLayout
-
-from ascend_patch import npu
 from ascend_patch.patches.attention._layout import KV_BLOCK_SIZE
 
 
 class AscendAttentionBackend(AttentionBackend):
-    """Decoder attention on the NPU: prefill, chunked prefill, mixed batches and decode in one operator."""
+    """Decoder attention on the NPU: prefill, chunked prefill, mixed batches and decode in one operator.
+
+    How vLLM is told the layout of the KV cache differs between its versions: see `_shaped` and `_specified`.
+    """
 
     supported_dtypes: ClassVar[list[torch.dtype]] = [torch.bfloat16, torch.float16, torch.float32]
     supported_kv_cache_dtypes: ClassVar[list[Any]] = ["auto", "float16", "bfloat16"]
@@ -63,24 +64,6 @@ class AscendAttentionBackend(AttentionBackend):
     @classmethod
     def supports_attn_type(cls, attn_type: str) -> bool:
         return attn_type == AttentionType.DECODER
-
-    @classmethod
-    def customize_spec(cls, spec: AttentionSpec) -> AttentionSpec:
-        """Store keys and values as two planes instead of interleaving them per head."""
-        if spec.state_content_bytes is not None:
-            return spec
-        if spec.head_size != spec.head_size_v:
-            raise ValueError(
-                f"ascend_patch's attention wants keys and values of one head size, not {spec.head_size} and"
-                f" {spec.head_size_v}."
-            )
-        plane_bytes = spec.num_kv_heads * spec.head_size * get_dtype_size(spec.dtype)
-        return replace(spec, num_head_slots=2, state_content_bytes=plane_bytes)
-
-    @classmethod
-    def supported_kv_cache_layouts(cls) -> tuple[KVCacheLayout, ...]:
-        # Only with the plane index outside the block index is each plane contiguous.
-        return (KVCacheLayout.LHBNC,)
 
 
 @dataclass(slots=True)
@@ -115,6 +98,12 @@ class AscendAttentionMetadata:
         return self.gather_slots, self.kv_ends
 
 
+def _host_lengths(common: CommonAttentionMetadata) -> torch.Tensor | None:
+    """The context lengths that the model runner keeps on the host: up to 0.19 only `_seq_lens_cpu` has them."""
+    lengths = getattr(common, "seq_lens_cpu_upper_bound", None)
+    return getattr(common, "_seq_lens_cpu", None) if lengths is None else lengths
+
+
 class AscendMetadataBuilder(AttentionMetadataBuilder[AscendAttentionMetadata]):
     def __init__(
         self, kv_cache_spec: AttentionSpec, layer_names: list[str], vllm_config: VllmConfig, device: torch.device
@@ -128,7 +117,7 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendAttentionMetadata]):
         self, common_prefix_len: int, common_attn_metadata: CommonAttentionMetadata, fast_build: bool = False
     ) -> AscendAttentionMetadata:
         """Take the lengths from their host copies: the fused operators want them there, and no sync is needed."""
-        host_lens = common_attn_metadata.seq_lens_cpu_upper_bound if self._host_lengths_are_exact else None
+        host_lens = _host_lengths(common_attn_metadata) if self._host_lengths_are_exact else None
         return self._build(common_attn_metadata, host_lens)
 
     def build_for_drafting(

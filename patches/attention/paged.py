@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-from ascend_patch.engine.vocabulary import Patch, Register, Variant
+from ascend_patch.engine.vocabulary import Expiry, Patch, Register, Variant
 
-_REGISTRY = "vllm.v1.attention.backends.registry"
+_SHAPED = "ascend_patch.patches.attention._shaped.ShapedCacheBackend"
+_SPECIFIED = "ascend_patch.patches.attention._specified.SpecifiedCacheBackend"
+
+
+def _backend(registry: str, backend: str) -> Register:
+    return Register(
+        f"{registry}:_ATTN_OVERRIDES",
+        key=f"{registry}:AttentionBackendEnum.CUSTOM",
+        key_by_reference=True,
+        value=backend,
+        literal=True,
+    )
+
 
 PATCH = Patch(
     id="attention.paged",
@@ -13,19 +25,14 @@ PATCH = Patch(
     traced=False,
     requires=("platform.npu", "worker.slot_mapping"),
     variants=(
-        Variant(
-            versions=">=0.32.0,<0.34",
-            rewrites=(
-                Register(
-                    f"{_REGISTRY}:_ATTN_OVERRIDES",
-                    key=f"{_REGISTRY}:AttentionBackendEnum.CUSTOM",
-                    key_by_reference=True,
-                    value="ascend_patch.patches.attention._backend.AscendAttentionBackend",
-                    literal=True,
-                ),
-            ),
-        ),
+        Variant(versions=">=0.13.0,<0.14", rewrites=(_backend("vllm.attention.backends.registry", _SHAPED),)),
+        Variant(versions=">=0.14.0,<0.29", rewrites=(_backend("vllm.v1.attention.backends.registry", _SHAPED),)),
+        Variant(versions=">=0.29.0,<0.34", rewrites=(_backend("vllm.v1.attention.backends.registry", _SPECIFIED),)),
     ),
     upstream="vllm/v1/attention/backends/registry.py",
     unnecessary_when="vLLM ships an attention backend for Ascend NPUs.",
+    expires=(
+        Expiry("vllm.v1.attention.backends.registry:AttentionBackendEnum", mentions="NPU"),
+        Expiry("vllm.v1.attention.backends.registry:AttentionBackendEnum", mentions="ASCEND"),
+    ),
 )

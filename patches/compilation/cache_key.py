@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ascend_patch.engine.vocabulary import Patch, Variant, Wrap
+from ascend_patch.engine.vocabulary import Expiry, Patch, Variant, Wrap
 
 PATCH = Patch(
     id="compilation.cache_key",
     why="vLLM caches compiled graphs by its own version and settings, but what was traced depends on the patches, too.",
     variants=(
         Variant(
-            versions=">=0.32.0,<0.34",
+            versions=">=0.13.0,<0.34",
             rewrites=(Wrap("vllm.envs:compile_factors", by=":with_patch_set"),),
         ),
     ),
     upstream="vllm/envs.py, compile_factors",
     unnecessary_when="vLLM lets plug-ins add to its compile-cache key.",
+    expires=(
+        Expiry("vllm.envs:compile_factors", mentions="current_platform"),
+        Expiry("vllm.envs:compile_factors", mentions="plugins"),
+    ),
 )
 
 

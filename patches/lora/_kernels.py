@@ -10,7 +10,7 @@ from vllm.lora.ops.triton_ops.lora_kernel_metadata import LoRAKernelMeta
 from ascend_patch.kernels.lora_expand import lora_expand as _lora_expand
 from ascend_patch.kernels.lora_shrink import lora_shrink as _lora_shrink
 
-__all__ = ["LoRAKernelMeta", "lora_expand", "lora_shrink"]
+__all__ = ["LoRAKernelMeta", "early_lora_expand", "early_lora_shrink", "lora_expand", "lora_shrink"]
 
 
 def lora_shrink(
@@ -74,6 +74,64 @@ def lora_expand(
         output_tensor,
         token_lora_mapping,
         token_indices_sorted_by_lora_ids,
+        offset_start,
+        add_inputs,
+    )
+
+
+def early_lora_shrink(
+    inputs: torch.Tensor,
+    lora_a_weights: Sequence[torch.Tensor],
+    output_tensor: torch.Tensor,
+    token_lora_mapping: torch.Tensor,
+    token_indices_sorted_by_lora_ids: torch.Tensor,
+    num_tokens_per_lora: torch.Tensor,
+    lora_token_start_loc: torch.Tensor,
+    lora_ids: torch.Tensor,
+    no_lora_flag_cpu: torch.Tensor,
+    scaling: float,
+) -> None:
+    """`lora_shrink` of vLLM up to 0.15, which does not count the active adapters."""
+    lora_shrink(
+        inputs,
+        lora_a_weights,
+        output_tensor,
+        token_lora_mapping,
+        token_indices_sorted_by_lora_ids,
+        num_tokens_per_lora,
+        lora_token_start_loc,
+        lora_ids,
+        no_lora_flag_cpu,
+        lora_ids,  # where later versions have the count: not looked at
+        scaling,
+    )
+
+
+def early_lora_expand(
+    inputs: torch.Tensor,
+    lora_b_weights: Sequence[torch.Tensor],
+    output_tensor: torch.Tensor,
+    token_lora_mapping: torch.Tensor,
+    token_indices_sorted_by_lora_ids: torch.Tensor,
+    num_tokens_per_lora: torch.Tensor,
+    lora_token_start_loc: torch.Tensor,
+    lora_ids: torch.Tensor,
+    no_lora_flag_cpu: torch.Tensor,
+    offset_start: int = 0,
+    add_inputs: bool = False,
+) -> None:
+    """`lora_expand` of vLLM up to 0.15, which does not count the active adapters."""
+    lora_expand(
+        inputs,
+        lora_b_weights,
+        output_tensor,
+        token_lora_mapping,
+        token_indices_sorted_by_lora_ids,
+        num_tokens_per_lora,
+        lora_token_start_loc,
+        lora_ids,
+        no_lora_flag_cpu,
+        lora_ids,  # as above
         offset_start,
         add_inputs,
     )

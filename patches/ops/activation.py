@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ascend_patch import npu
-from ascend_patch.engine.vocabulary import Add, Patch, Variant
+from ascend_patch.engine.vocabulary import Add, Expiry, Patch, Variant
 
 _ACTIVATION = "vllm.model_executor.layers.activation"
 
@@ -16,7 +16,7 @@ PATCH = Patch(
     requires=("platform.npu",),
     variants=(
         Variant(
-            versions=">=0.32.0,<0.34",
+            versions=">=0.13.0,<0.34",
             rewrites=(
                 Add(f"{_ACTIVATION}:SiluAndMul.forward_oot", by=":silu_and_mul"),
                 Add(f"{_ACTIVATION}:NewGELU.forward_oot", by=":gelu_tanh"),
@@ -27,6 +27,10 @@ PATCH = Patch(
     ),
     upstream="vllm/model_executor/custom_op.py: CustomOp.dispatch_forward picks forward_oot on an out-of-tree platform",
     unnecessary_when="vLLM's native activations are single PyTorch operators.",
+    expires=(
+        Expiry("vllm.model_executor.layers.activation:SiluAndMul.forward_oot"),
+        Expiry("vllm.model_executor.layers.activation:SiluAndMul.forward_native", without="F.silu"),
+    ),
 )
 
 

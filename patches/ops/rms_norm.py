@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ascend_patch import npu
-from ascend_patch.engine.vocabulary import Add, Patch, Variant
+from ascend_patch.engine.vocabulary import Add, Expiry, Patch, Variant
 
 _LAYERNORM = "vllm.model_executor.layers.layernorm"
 
@@ -16,7 +16,7 @@ PATCH = Patch(
     requires=("platform.npu",),
     variants=(
         Variant(
-            versions=">=0.32.0,<0.34",
+            versions=">=0.13.0,<0.34",
             rewrites=(
                 Add(f"{_LAYERNORM}:RMSNorm.forward_oot", by=":rms_norm"),
                 Add(f"{_LAYERNORM}:GemmaRMSNorm.forward_oot", by=":gemma_rms_norm"),
@@ -25,6 +25,10 @@ PATCH = Patch(
     ),
     upstream="vllm/model_executor/custom_op.py: CustomOp.dispatch_forward picks forward_oot on an out-of-tree platform",
     unnecessary_when="vllm.ir has a provider for torch-npu.",
+    expires=(
+        Expiry("vllm.model_executor.layers.layernorm:RMSNorm.forward_oot"),
+        Expiry("vllm.kernels:__all__", mentions="npu"),
+    ),
 )
 
 

@@ -5,9 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from ascend_patch import npu
-from ascend_patch.engine.vocabulary import Add, Patch, Replace, Variant
+from ascend_patch.engine.vocabulary import Add, Expiry, Patch, Replace, Variant
 
 _ROTARY = "vllm.model_executor.layers.rotary_embedding"
+
+_ALWAYS = (
+    Add(f"{_ROTARY}.base:RotaryEmbedding.forward_oot", by=":rotary_embedding"),
+    Replace(
+        f"{_ROTARY}.phi3_long_rope_scaled_rope:Phi3LongRoPEScaledRotaryEmbedding.forward", by=":long_rope_embedding"
+    ),
+)
+# Subclasses with rotations of their own; they must not inherit ours.
+_FOURIER = Add(f"{_ROTARY}.fope:FourierRotaryEmbedding.forward_oot", by=":own_native")
+_XD = Add(f"{_ROTARY}.xdrope:XDRotaryEmbedding.forward_oot", by=":own_native")
 
 PATCH = Patch(
     id="ops.rotary_embedding",
@@ -15,21 +25,16 @@ PATCH = Patch(
     traced=True,
     requires=("platform.npu",),
     variants=(
-        Variant(
-            versions=">=0.32.0,<0.34",
-            rewrites=(
-                Add(f"{_ROTARY}.base:RotaryEmbedding.forward_oot", by=":rotary_embedding"),
-                # A subclass with a rotation of its own; it must not inherit ours.
-                Add(f"{_ROTARY}.fope:FourierRotaryEmbedding.forward_oot", by=":own_native"),
-                Replace(
-                    f"{_ROTARY}.phi3_long_rope_scaled_rope:Phi3LongRoPEScaledRotaryEmbedding.forward",
-                    by=":long_rope_embedding",
-                ),
-            ),
-        ),
+        Variant(versions=">=0.13.0,<0.16", rewrites=(*_ALWAYS, _XD)),
+        Variant(versions=">=0.16.0,<0.30", rewrites=(*_ALWAYS, _FOURIER, _XD)),
+        Variant(versions=">=0.30.0,<0.34", rewrites=(*_ALWAYS, _FOURIER)),
     ),
     upstream="vllm/model_executor/layers/rotary_embedding/base.py",
     unnecessary_when="vllm.ir has a rotary embedding operator with a provider for torch-npu.",
+    expires=(
+        Expiry("vllm.model_executor.layers.rotary_embedding.base:RotaryEmbedding.forward_oot"),
+        Expiry("vllm.model_executor.layers.rotary_embedding.base:RotaryEmbedding.forward_static", mentions="ir.ops"),
+    ),
 )
 
 
@@ -43,14 +48,10 @@ def rotary_embedding(self: Any, positions: Any, query: Any, key: Any = None) -> 
     """
     if key is None:
         return self.forward_native(positions, query, key)
-    return npu.rotary_embedding(
-        positions,
-        query,
-        key,
-        self._match_cos_sin_cache_dtype(query),
-        self.head_size,
-        self.is_neox_style,
-    )
+    table = self._match_cos_sin_cache_dtype(query)
+    if table is None:  # up to 0.15 it converts its own table
+        table = self.cos_sin_cache
+    return npu.rotary_embedding(positions, query, key, table, self.head_size, self.is_neox_style)
 
 
 def long_rope_embedding(self: Any, positions: Any, query: Any, key: Any = None, offsets: Any = None) -> Any:

@@ -137,7 +137,7 @@ class NPUPlatform(Platform):
     def get_attn_backend_cls(
         cls, selected_backend: Any, attn_selector_config: Any, num_heads: int | None = None
     ) -> str:
-        from vllm.v1.attention.backends.registry import AttentionBackendEnum
+        from ascend_patch.patches.attention._interface import AttentionBackendEnum
 
         if attn_selector_config.use_mla or attn_selector_config.use_sparse:
             raise ValueError("ascend_patch has no MLA or sparse attention yet: DeepSeek-style models cannot run.")
@@ -168,7 +168,7 @@ class NPUPlatform(Platform):
     @classmethod
     def check_and_update_config(cls, vllm_config: VllmConfig) -> None:
         """Choose vLLM's own worker and the block size of the NPU's paged attention."""
-        if vllm_config.use_v2_model_runner:
+        if _uses_v2_model_runner(vllm_config):
             raise ValueError(
                 "ascend_patch runs model runner V1 only: unset VLLM_USE_V2_MODEL_RUNNER, and leave out what needs V2"
                 " (watermarking, HiSparse)."
@@ -177,8 +177,21 @@ class NPUPlatform(Platform):
         if parallel.worker_cls == "auto":
             parallel.worker_cls = "vllm.v1.worker.gpu_worker.Worker"
         cache = vllm_config.cache_config
-        if cache is not None and cache.user_specified_block_size and cache.block_size % 16:
+        if cache is None:
+            return
+        if cache.block_size is None:  # up to 0.17 the platform chooses, not the attention backend
+            cache.block_size = KV_BLOCK_SIZE
+        if getattr(cache, "user_specified_block_size", True) and cache.block_size % 16:
             raise ValueError(
                 f"--block-size {cache.block_size} does not fit the NPU's paged attention, which wants a multiple of 16;"
                 f" leave it out to use {KV_BLOCK_SIZE}."
             )
+
+
+def _uses_v2_model_runner(vllm_config: VllmConfig) -> bool:
+    """Up to 0.21 only the environment decides, afterwards the configuration, too."""
+    if hasattr(vllm_config, "use_v2_model_runner"):
+        return bool(vllm_config.use_v2_model_runner)
+    from vllm import envs
+
+    return bool(envs.VLLM_USE_V2_MODEL_RUNNER)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import partial
 
-from ascend_patch.engine.vocabulary import Patch, Register, Variant
+from ascend_patch.engine.vocabulary import Expiry, Patch, Register, Variant
 
 _VARIABLES = "vllm.envs:environment_variables"
 
@@ -14,7 +14,7 @@ PATCH = Patch(
     why="vLLM warns of, or refuses, every variable that begins with VLLM_ and is not in its list.",
     variants=(
         Variant(
-            versions=">=0.32.0,<0.34",
+            versions=">=0.13.0,<0.34",
             rewrites=(
                 Register(_VARIABLES, key="VLLM_ASCEND_AUTOPATCH", value=":autopatch"),
                 Register(_VARIABLES, key="VLLM_ASCEND_PATCH_DISABLE", value=":disable"),
@@ -26,6 +26,10 @@ PATCH = Patch(
     ),
     upstream="vllm/platforms/interface.py, Platform.validate_environ",
     unnecessary_when="vLLM leaves variables of plug-ins alone.",
+    expires=(
+        Expiry("vllm.platforms.interface:Platform.validate_environ", without="'VLLM_'"),
+        Expiry("vllm.platforms.interface:Platform.validate_environ", mentions="plugins"),
+    ),
 )
 
 autopatch = partial(os.environ.get, "VLLM_ASCEND_AUTOPATCH")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ascend_patch.engine.vocabulary import Patch, Register, Variant
+from ascend_patch.engine.vocabulary import Expiry, Patch, Register, Variant
 
 PATCH = Patch(
     id="platform.npu",
@@ -10,7 +10,7 @@ PATCH = Patch(
     required=True,
     variants=(
         Variant(
-            versions=">=0.32.0,<0.34",
+            versions=">=0.13.0,<0.34",
             rewrites=(
                 Register(
                     "vllm.platforms:builtin_platform_plugins",
@@ -22,6 +22,10 @@ PATCH = Patch(
     ),
     upstream="vllm/platforms/__init__.py, resolve_current_platform_cls_qualname",
     unnecessary_when="vllm.platforms.builtin_platform_plugins has an entry for Ascend NPUs of its own.",
+    expires=(
+        Expiry("vllm.platforms:builtin_platform_plugins", mentions="'npu'"),
+        Expiry("vllm.platforms:builtin_platform_plugins", mentions="'ascend'"),
+    ),
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ascend_patch.engine.vocabulary import Add, Patch, Retarget, Variant
+from ascend_patch.engine.vocabulary import Add, Expiry, Patch, Retarget, Variant
 
 _UTILS = "vllm.v1.structured_output.utils"
 
@@ -12,7 +12,7 @@ PATCH = Patch(
     requires=("platform.npu",),
     variants=(
         Variant(
-            versions=">=0.32.0,<0.34",
+            versions=">=0.13.0,<0.34",
             rewrites=(
                 Add(f"{_UTILS}:npu_bitmask", by="ascend_patch.patches.sampling._kernels:GrammarBitmask"),
                 Retarget(f"{_UTILS}:apply_grammar_bitmask", names={"xgr": "npu_bitmask"}, sites=1),
@@ -21,4 +21,8 @@ PATCH = Patch(
     ),
     upstream="vllm/v1/structured_output/utils.py, apply_grammar_bitmask",
     unnecessary_when="xgrammar has a kernel for NPUs.",
+    expires=(
+        Expiry("vllm.v1.structured_output.utils:apply_grammar_bitmask", mentions="current_platform"),
+        Expiry("vllm.v1.structured_output.utils:apply_grammar_bitmask", without="xgr"),
+    ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ascend_patch.engine.vocabulary import Patch, Replace, Variant
+from ascend_patch.engine.vocabulary import Expiry, Patch, Replace, Variant
 
 PATCH = Patch(
     id="sampling.penalties",
@@ -10,7 +10,7 @@ PATCH = Patch(
     requires=("platform.npu",),
     variants=(
         Variant(
-            versions=">=0.32.0,<0.34",
+            versions=">=0.13.0,<0.34",
             rewrites=(
                 Replace(
                     "vllm.model_executor.layers.utils:apply_penalties",
@@ -21,4 +21,8 @@ PATCH = Patch(
     ),
     upstream="vllm/model_executor/layers/utils.py, apply_penalties",
     unnecessary_when="torch-npu has an operator for the three penalties.",
+    expires=(
+        Expiry("vllm.model_executor.layers.utils:apply_penalties", mentions="current_platform"),
+        Expiry("vllm.model_executor.layers.utils:apply_penalties", without="get_token_bin_counts_and_mask"),
+    ),
 )

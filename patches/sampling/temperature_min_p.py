@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ascend_patch.engine.vocabulary import Patch, Replace, Variant
+from ascend_patch.engine.vocabulary import Expiry, Patch, Replace, Variant
 
 PATCH = Patch(
     id="sampling.temperature_min_p",
@@ -10,7 +10,7 @@ PATCH = Patch(
     requires=("platform.npu",),
     variants=(
         Variant(
-            versions=">=0.32.0,<0.34",
+            versions=">=0.13.0,<0.34",
             rewrites=(
                 Replace(
                     "vllm.v1.sample.sampler:Sampler.apply_temperature",
@@ -25,4 +25,8 @@ PATCH = Patch(
     ),
     upstream="vllm/v1/sample/sampler.py, vllm/v1/sample/logits_processor/builtin.py",
     unnecessary_when="npu_top_k_top_p_sample takes vLLM's generators, and vLLM calls it.",
+    expires=(
+        Expiry("vllm.v1.sample.sampler:Sampler.apply_temperature", mentions="current_platform"),
+        Expiry("vllm.v1.sample.logits_processor.builtin:MinPLogitsProcessor.apply", without="softmax"),
+    ),
 )

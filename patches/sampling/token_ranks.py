@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ascend_patch.engine.vocabulary import Patch, Replace, Variant
+from ascend_patch.engine.vocabulary import Expiry, Patch, Replace, Variant
 
 PATCH = Patch(
     id="sampling.token_ranks",
@@ -10,7 +10,7 @@ PATCH = Patch(
     requires=("platform.npu",),
     variants=(
         Variant(
-            versions=">=0.32.0,<0.34",
+            versions=">=0.13.0,<0.34",
             rewrites=(
                 Replace(
                     "vllm.v1.sample.sampler:Sampler.gather_logprobs",
@@ -21,4 +21,8 @@ PATCH = Patch(
     ),
     upstream="vllm/v1/sample/sampler.py, Sampler.gather_logprobs",
     unnecessary_when="batched_count_greater_than is an operator that an out-of-tree platform can bring.",
+    expires=(
+        Expiry("vllm.v1.sample.ops.logprobs:batched_count_greater_than", without="torch.compile"),
+        Expiry("vllm.v1.sample.sampler:Sampler.gather_logprobs", without="batched_count_greater_than"),
+    ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ascend_patch import npu
-from ascend_patch.engine.vocabulary import Patch, Replace, Variant
+from ascend_patch.engine.vocabulary import Expiry, Patch, Replace, Variant
 
 PATCH = Patch(
     id="sampling.top_k_top_p",
@@ -13,12 +13,17 @@ PATCH = Patch(
     requires=("platform.npu",),
     variants=(
         Variant(
-            versions=">=0.32.0,<0.34",
+            versions=">=0.13.0,<0.34",
             rewrites=(Replace("vllm.v1.sample.ops.topk_topp_sampler:apply_top_k_top_p", by=":apply_top_k_top_p"),),
         ),
     ),
     upstream="vllm/v1/sample/ops/topk_topp_sampler.py, apply_top_k_top_p",
     unnecessary_when="TopKTopPSampler lets an out-of-tree platform bring its own filter.",
+    expires=(
+        Expiry("vllm.v1.sample.ops.topk_topp_sampler:TopKTopPSampler.forward_oot"),
+        Expiry("vllm.v1.sample.ops.topk_topp_sampler:TopKTopPSampler.__init__", mentions="is_out_of_tree"),
+        Expiry("vllm.v1.sample.ops.topk_topp_sampler:apply_top_k_top_p", mentions="is_out_of_tree"),
+    ),
 )
 
 

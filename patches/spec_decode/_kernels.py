@@ -48,15 +48,67 @@ def rejection_sample(
             "FLy acceptance is a Triton kernel that ascend_patch has no counterpart for: leave it out of the"
             " speculative configuration."
         )
-    uniform_probs = target_probs = target_argmax = recovered = None
-    if synthetic_mode or not sampling_metadata.all_greedy:
+    return _accept(
+        draft_token_ids,
+        num_draft_tokens,
+        max_spec_len,
+        cu_num_draft_tokens,
+        draft_probs,
+        target_logits,
+        None if sampling_metadata.all_greedy else target_logits.softmax(dim=-1, dtype=torch.float32),
+        bonus_token_ids,
+        sampling_metadata,
+        synthetic_conditional_rates if synthetic_mode else None,
+        use_fp64_gumbel,
+    )
+
+
+def rejection_sample_of_probs(
+    draft_token_ids: torch.Tensor,
+    num_draft_tokens: list[int],
+    max_spec_len: int,
+    cu_num_draft_tokens: torch.Tensor,
+    draft_probs: torch.Tensor | None,
+    target_probs: torch.Tensor,
+    bonus_token_ids: torch.Tensor,
+    sampling_metadata: Any,
+) -> torch.Tensor:
+    """`rejection_sample` of vLLM up to 0.15, which takes the softmax before the call: `target_probs` is float32."""
+    return _accept(
+        draft_token_ids,
+        num_draft_tokens,
+        max_spec_len,
+        cu_num_draft_tokens,
+        draft_probs,
+        target_probs,
+        None if sampling_metadata.all_greedy else target_probs,
+        bonus_token_ids,
+        sampling_metadata,
+    )
+
+
+def _accept(
+    draft_token_ids: torch.Tensor,
+    num_draft_tokens: list[int],
+    max_spec_len: int,
+    cu_num_draft_tokens: torch.Tensor,
+    draft_probs: torch.Tensor | None,
+    target_scores: torch.Tensor,
+    target_probs: torch.Tensor | None,
+    bonus_token_ids: torch.Tensor,
+    sampling_metadata: Any,
+    synthetic_rates: torch.Tensor | None = None,
+    use_fp64_gumbel: bool = False,
+) -> torch.Tensor:
+    """What all versions do; the largest of `target_scores` is the greedy token."""
+    uniform_probs = target_argmax = recovered = None
+    if synthetic_rates is not None or target_probs is not None:
         uniform_probs = generate_uniform_probs(
-            draft_token_ids.shape[0], num_draft_tokens, sampling_metadata.generators, target_logits.device
+            draft_token_ids.shape[0], num_draft_tokens, sampling_metadata.generators, target_scores.device
         )
     if not sampling_metadata.all_random:
-        target_argmax = target_logits.argmax(dim=-1)
-    if not sampling_metadata.all_greedy:
-        target_probs = target_logits.softmax(dim=-1, dtype=torch.float32)
+        target_argmax = target_scores.argmax(dim=-1)
+    if target_probs is not None:
         recovered = sample_recovered_tokens(
             max_spec_len,
             num_draft_tokens,
@@ -65,7 +117,7 @@ def rejection_sample(
             draft_probs,
             target_probs,
             sampling_metadata,
-            target_logits.device,
+            target_scores.device,
             use_fp64_gumbel,
         )
     accepted: torch.Tensor = _rejection_sample(
@@ -78,7 +130,7 @@ def rejection_sample(
         recovered,
         uniform_probs,
         None if sampling_metadata.all_greedy else sampling_metadata.temperature,
-        synthetic_conditional_rates if synthetic_mode else None,
+        synthetic_rates,
         max_spec_len,
     )
     return accepted

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ascend_patch.engine.vocabulary import Patch, Retarget, Variant
+from ascend_patch.engine.vocabulary import Expiry, Patch, Retarget, Variant
 
 PATCH = Patch(
     id="worker.init_device",
@@ -11,16 +11,18 @@ PATCH = Patch(
     requires=("platform.npu",),
     variants=(
         Variant(
-            versions=">=0.32.0,<0.34",
+            versions=">=0.13.0,<0.34",
             rewrites=(
                 Retarget(
                     "vllm.v1.worker.gpu_worker:Worker.init_device",
+                    names={"cuda": "npu"},  # up to 0.23: memory and devices are asked of torch.cuda
                     strings={"cuda": "npu", "cuda:": "npu:"},
-                    sites=2,
+                    sites=(2, 3),
                 ),
             ),
         ),
     ),
     upstream="vllm/v1/worker/gpu_worker.py, Worker.init_device",
     unnecessary_when="Worker.init_device takes its device type from the platform.",
+    expires=(Expiry("vllm.v1.worker.gpu_worker:Worker.init_device", without="'cuda'"),),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ascend_patch.engine.vocabulary import Patch, Replace, Variant
+from ascend_patch.engine.vocabulary import Expiry, Patch, Replace, Variant
 
 PATCH = Patch(
     id="worker.kernel_warmup",
@@ -13,7 +13,7 @@ PATCH = Patch(
     requires=("worker.init_device",),
     variants=(
         Variant(
-            versions=">=0.32.0,<0.34",
+            versions=">=0.13.0,<0.34",
             rewrites=(
                 Replace("vllm.model_executor.warmup.kernel_warmup:kernel_warmup", by=":no_cuda_kernels_to_warm_up"),
             ),
@@ -21,6 +21,10 @@ PATCH = Patch(
     ),
     upstream="vllm/model_executor/warmup/kernel_warmup.py",
     unnecessary_when="kernel_warmup asks the platform before it imports CUDA-only modules.",
+    expires=(
+        Expiry("vllm.model_executor.warmup.kernel_warmup:kernel_warmup", mentions="is_cuda_alike"),
+        Expiry("vllm.model_executor.warmup.kernel_warmup:kernel_warmup", mentions="is_out_of_tree"),
+    ),
 )
 
 

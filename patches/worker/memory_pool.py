@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from ascend_patch.engine.vocabulary import Patch, Variant, Wrap
+from ascend_patch.engine.vocabulary import Expiry, Patch, Variant, Wrap
 
 PATCH = Patch(
     id="worker.memory_pool",
@@ -15,7 +15,10 @@ PATCH = Patch(
     requires=("worker.init_device",),
     variants=(
         Variant(
-            versions=">=0.32.0,<0.34",
+            versions=">=0.13.0,<0.23", unneeded="The worker asks for the allocator of sleep mode only in sleep mode."
+        ),
+        Variant(
+            versions=">=0.23.0,<0.34",
             rewrites=(
                 Wrap(
                     "vllm.v1.worker.gpu_worker:Worker._maybe_get_memory_pool_context",
@@ -26,6 +29,10 @@ PATCH = Patch(
     ),
     upstream="vllm/v1/worker/gpu_worker.py, Worker._maybe_get_memory_pool_context",
     unnecessary_when="The function returns a null context for any platform whose sleep mode is off.",
+    expires=(
+        Expiry("vllm.v1.worker.gpu_worker:Worker._maybe_get_memory_pool_context", mentions="is_out_of_tree"),
+        Expiry("vllm.v1.worker.gpu_worker:Worker._maybe_get_memory_pool_context", without="is_cuda_alike"),
+    ),
 )
 
 _PoolContext = Callable[[Any, str], AbstractContextManager[Any]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ascend_patch import npu
-from ascend_patch.engine.vocabulary import Patch, Replace, Variant
+from ascend_patch.engine.vocabulary import Expiry, Patch, Replace, Variant
 
 PATCH = Patch(
     id="worker.slot_mapping",
@@ -13,8 +13,9 @@ PATCH = Patch(
     required=True,
     requires=("worker.init_device",),
     variants=(
+        Variant(versions=">=0.13.0,<0.19", unneeded="The slot mapping is computed on the host, with numpy."),
         Variant(
-            versions=">=0.32.0,<0.34",
+            versions=">=0.19.0,<0.34",
             rewrites=(
                 Replace("vllm.v1.worker.block_table:BlockTable.compute_slot_mapping", by=":compute_slot_mapping"),
             ),
@@ -22,6 +23,10 @@ PATCH = Patch(
     ),
     upstream="vllm/v1/worker/block_table.py, BlockTable.compute_slot_mapping",
     unnecessary_when="BlockTable has a slot mapping in plain PyTorch that an out-of-tree platform can select.",
+    expires=(
+        Expiry("vllm.v1.worker.block_table:BlockTable.compute_slot_mapping", mentions="HAS_TRITON"),
+        Expiry("vllm.v1.worker.block_table:BlockTable.compute_slot_mapping", mentions="current_platform"),
+    ),
 )
 
 
@@ -33,11 +38,12 @@ def compute_slot_mapping(self: Any, num_reqs: int, query_start_loc: Any, positio
         query_start_loc: ``[num_reqs + 1]`` int32, first token of each request.
         positions: ``[num_tokens]`` int64, position of each token in its request.
     """
-    if self.slot_mapping_mode.name == "NONE":
+    if without_slots(self):
         return
-    if self.dcp_world_size != 1:
+    if over_ranks(self):
         raise NotImplementedError(
-            "ascend_patch's slot mapping has no decode context parallelism: set decode_context_parallel_size=1."
+            "ascend_patch's slot mapping has no context parallelism: set decode_context_parallel_size and"
+            " prefill_context_parallel_size to 1."
         )
     npu.compute_slot_mapping(
         query_start_loc[: num_reqs + 1],
@@ -46,3 +52,14 @@ def compute_slot_mapping(self: Any, num_reqs: int, query_start_loc: Any, positio
         self.block_size,
         self.slot_mapping.gpu,
     )
+
+
+def without_slots(block_table: Any) -> bool:
+    """Whether the table serves states instead of tokens (Mamba); up to 0.25 such a table gets a mapping, too."""
+    mode = getattr(block_table, "slot_mapping_mode", None)
+    return mode is not None and mode.name == "NONE"
+
+
+def over_ranks(block_table: Any) -> bool:
+    """Whether a request's tokens are spread over ranks; up to 0.25 prefill context parallelism does so, too."""
+    return int(block_table.dcp_world_size * block_table.pcp_world_size) != 1

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from ascend_patch.engine.vocabulary import Patch, Retarget, Variant
+from ascend_patch.engine.vocabulary import Expiry, Patch, Retarget, Variant
 
 _RUNNER = "vllm.v1.worker.gpu_model_runner"
 _TO_NPU = {"cuda": "npu"}
+
+_ALWAYS = (
+    Retarget(f"{_RUNNER}:AsyncGPUModelRunnerOutput.__init__", names=_TO_NPU, sites=1),
+    Retarget(f"{_RUNNER}:GPUModelRunner.__init__", names=_TO_NPU, sites=1),
+)
 
 PATCH = Patch(
     id="worker.streams",
@@ -13,15 +18,16 @@ PATCH = Patch(
     required=True,
     requires=("worker.init_device",),
     variants=(
+        Variant(versions=">=0.13.0,<0.20", rewrites=_ALWAYS),
         Variant(
-            versions=">=0.32.0,<0.34",
+            versions=">=0.20.0,<0.34",
             rewrites=(
-                Retarget(f"{_RUNNER}:AsyncGPUModelRunnerOutput.__init__", names=_TO_NPU, sites=1),
-                Retarget(f"{_RUNNER}:GPUModelRunner.__init__", names=_TO_NPU, sites=1),
+                *_ALWAYS,
                 Retarget(f"{_RUNNER}:GPUModelRunner._get_or_create_async_output_copy_stream", names=_TO_NPU, sites=1),
             ),
         ),
     ),
     upstream="vllm/v1/worker/gpu_model_runner.py",
     unnecessary_when="The model runner uses torch.Stream and torch.Event, or the platform's.",
+    expires=(Expiry("vllm.v1.worker.gpu_model_runner:AsyncGPUModelRunnerOutput.__init__", without="torch.cuda"),),
 )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ascend_patch import npu
-from ascend_patch.engine.vocabulary import Patch, Variant, Wrap
+from ascend_patch.engine.vocabulary import Expiry, Patch, Variant, Wrap
 
 PATCH = Patch(
     id="worker.weight_format",
@@ -15,7 +15,7 @@ PATCH = Patch(
     requires=("platform.npu",),
     variants=(
         Variant(
-            versions=">=0.32.0,<0.34",
+            versions=">=0.13.0,<0.34",
             rewrites=(
                 Wrap(
                     "vllm.model_executor.layers.linear:UnquantizedLinearMethod.process_weights_after_loading",
@@ -26,6 +26,12 @@ PATCH = Patch(
     ),
     upstream="vllm/model_executor/layers/linear.py, UnquantizedLinearMethod",
     unnecessary_when="torch-npu casts weights by itself, or vLLM lets an out-of-tree platform choose their format.",
+    expires=(
+        Expiry(
+            "vllm.model_executor.layers.linear:UnquantizedLinearMethod.process_weights_after_loading",
+            mentions="is_out_of_tree",
+        ),
+    ),
 )
 
 
