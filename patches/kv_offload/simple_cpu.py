@@ -1,0 +1,31 @@
+"""Offloading the KV cache to host memory or disk with SimpleCPUOffloadConnector."""
+
+from __future__ import annotations
+
+from ascend_patch.engine.vocabulary import Add, Expiry, Patch, Replace, Retarget, Variant
+
+_MEMORY = "vllm.v1.simple_kv_offload.cuda_mem_ops"
+_WORKER = "vllm.v1.simple_kv_offload.worker"
+_TRANSFERS = "ascend_patch.patches.kv_offload._transfers"
+
+PATCH = Patch(
+    id="kv_offload.simple_cpu",
+    why="The connector pins memory and copies blocks through the CUDA driver; torch-npu's copies do the same.",
+    requires=("worker.init_device",),
+    variants=(
+        Variant(
+            versions=">=0.32.0,<0.34",
+            rewrites=(
+                Replace(f"{_MEMORY}:pin_tensor", by=f"{_TRANSFERS}:pin_tensor"),
+                Replace(f"{_MEMORY}:build_params", by=f"{_TRANSFERS}:build_params"),
+                Replace(f"{_MEMORY}:copy_blocks", by=f"{_TRANSFERS}:copy_blocks"),
+                Add(f"{_WORKER}:npu_torch", by=f"{_TRANSFERS}:Torch"),
+                Retarget(f"{_WORKER}:SimpleCPUOffloadWorker.register_kv_caches", names={"torch": "npu_torch"}, sites=1),
+                Retarget(f"{_WORKER}:SimpleCPUOffloadWorker.wait_for_save", names={"cuda": "npu"}, sites=1),
+            ),
+        ),
+    ),
+    upstream="vllm/v1/simple_kv_offload/cuda_mem_ops.py, vllm/v1/simple_kv_offload/worker.py",
+    unnecessary_when="The copy backend of SimpleCPUOffloadConnector is the platform's choice.",
+    expires=(Expiry(f"{_WORKER}:SimpleCPUOffloadWorker.register_kv_caches", without="torch.cuda"),),
+)
