@@ -15,9 +15,11 @@ PATCH = Patch(
             rewrites=(
                 Retarget(
                     "vllm.v1.worker.gpu_worker:Worker.init_device",
-                    names={"cuda": "npu"},  # up to 0.23: memory and devices are asked of torch.cuda
+                    # Up to 0.23 torch.cuda is asked for devices and, up to 0.17, memory; then torch.accelerator, whose
+                    # memory functions know no NPU before torch-npu 2.13.
+                    names={"cuda": "npu", "accelerator": "npu", "set_device_index": "set_device"},
                     strings={"cuda": "npu", "cuda:": "npu:"},
-                    sites=(2, 3),
+                    sites=(3, 4, 5),
                 ),
             ),
         ),
