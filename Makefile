@@ -40,10 +40,8 @@ test-fast:  ## The tests that need no model and no throw-away environment
 	@$(PYTEST) -m "not slow and not packaging and not engine_process" $(TESTS) $(PYTEST_ARGS)
 
 matrix:  ## The tests with every vLLM version that is tested end to end
-	@for version in $$($(PYTHON) scripts/stacks.py); do \
-		echo "vLLM $$version"; \
-		$(MAKE) --no-print-directory test VLLM=$$version || failed="$$failed $$version"; \
-	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
+	@$(SETUP) --for test
+	@$(RUN) -m nox -s vllm -- $(PYTEST_ARGS)
 
 lint:  ## Style, types and generated documents
 	@$(SETUP) --for test

@@ -1,7 +1,5 @@
 """Which torch, torch-npu and transformers belong to a vLLM version, read from the extras in pyproject.toml.
 
-    python scripts/stacks.py        # the vLLM versions that `make matrix` tests, one a line
-
 Nothing but pyproject.toml names these versions: the extra `vllm-0.32` holds the stack of vLLM 0.32.*, the
 list `tested-vllm` of the table `tool.ascend-patch` the releases that are tested end to end.
 """
@@ -10,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +74,3 @@ def find(vllm: str) -> Stack:
         vllm, needs["torch"].removeprefix("torch=="), needs["torch-npu"].removeprefix("torch-npu=="),
         needs["transformers"],
     )  # fmt: skip
-
-
-if __name__ == "__main__":
-    sys.stdout.write("".join(f"{version}\n" for version in tested_versions()))
