@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.end_to_end.upstream import Copy, other_body
 from tests.end_to_end.worker import CHECKOUT, Worker, overlay_environment
 from tests.models.families import prompts
 
@@ -107,36 +106,6 @@ def test_disabling_a_required_patch_is_refused(required_patch: str, tmp_path: Pa
     assert_refused(start_engine(tiny_llama, tmp_path, VLLM_ASCEND_PATCH_DISABLE=required_patch), required_patch)
 
 
-def drifted_copy(target: str, folder: Path) -> None:
-    """Put into `folder` a vLLM whose `target` (`module:qualified.name`) has another body; all else is linked."""
-    module, _, qualname = target.partition(":")
-    spec = find_spec("vllm")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    original = Path(spec.submodule_search_locations[0])
-    relative = Path(*module.split(".")[1:])
-    source = (
-        original / relative / "__init__.py"
-        if (original / relative).is_dir()
-        else original / relative.with_suffix(".py")
-    )
-    tree = ast.parse(source.read_text())
-    node: Any = tree
-    for name in qualname.split("."):
-        node = next(item for item in node.body if getattr(item, "name", None) == name)
-    assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    node.body.insert(0, ast.parse("changed_upstream = True").body[0])
-    here, there = folder / "vllm", original
-    for part in source.relative_to(original).parts:
-        # Real folders on the way down to the file, links to everything beside them.
-        here.mkdir()
-        for entry in there.iterdir():
-            if entry.name not in (part, "__pycache__"):
-                (here / entry.name).symlink_to(entry)
-        here, there = here / part, there / part
-    here.write_text(ast.unparse(ast.fix_missing_locations(tree)))
-
-
 def required_methods() -> Iterator[tuple[str, str]]:
     """Required patches with a method that they replace in the installed vLLM.
 
@@ -153,7 +122,7 @@ def required_methods() -> Iterator[tuple[str, str]]:
 def test_a_drifted_required_patch_is_refused(tmp_path: Path, tiny_llama: str) -> None:
     """vLLM changed a function that a required patch rewrites: the error names patch and target."""
     patch, target = next(required_methods())
-    drifted_copy(target, tmp_path)
+    Copy(tmp_path).edit(target, other_body)
     done = start_engine(tiny_llama, tmp_path, PYTHONPATH=str(tmp_path))
     assert_refused(done, patch)
     assert target in done.stdout + done.stderr
