@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent / "scripts")]
 import readme
 import startup
 import throughput
@@ -36,7 +36,7 @@ def main() -> None:
     first = startup.table()
     print(first + "\n", flush=True)
     # In a process of its own, because it imports torch without torch-npu.
-    counting = [sys.executable, str(Path(__file__).with_name("kernels.py")), *["--dry-run"] * arguments.dry_run]
+    counting = [sys.executable, str(Path(__file__).with_name("kernel_table.py")), *["--dry-run"] * arguments.dry_run]
     subprocess.run(counting, check=True)
     second = throughput.table(throughput.measure(arguments.reference_venv, arguments.rounds))
     text = f"{machine()}\n\n{first}\n\n{second}\n"

@@ -19,8 +19,8 @@ from .conftest import ROOT
 def benchmark(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     with monkeypatch.context() as patch:
         patch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
-        yield importlib.import_module("kernels")
-    for name in ("kernels", "kernel_cases", "readme"):
+        yield importlib.import_module("kernel_table")
+    for name in ("kernel_table", "kernel_cases", "readme"):
         sys.modules.pop(name)
 
 
