@@ -30,7 +30,8 @@ from ascend_patch.kernels.building import host
 from ascend_patch.kernels.declaration import Kernel
 from ascend_patch.kernels.loading.targets import host_target
 
-sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent / "scripts")]
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 import kernel_cases
 import readme
 
