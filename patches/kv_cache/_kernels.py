@@ -1,4 +1,4 @@
-"""What vLLM's cache bookkeeping calls, on our kernels. Imported once a target module has executed, so torch is there."""
+"""What vLLM's cache keeping calls, on our kernels. Imported once a target module has executed, so torch is there."""
 
 from __future__ import annotations
 

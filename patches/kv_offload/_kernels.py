@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -27,11 +27,11 @@ class StagedTransfer(Transfer):
         with torch.npu.stream(stream):
             self._staging = [region.new_empty((self._capacity, *region.shape[1:])) for region in on_device]
 
-    def _copy(self, source_ids: list[int], destination_ids: list[int]) -> None:
+    def _copy(self, source_ids: Sequence[int], destination_ids: Sequence[int]) -> None:
         device_ids, host_ids = (source_ids, destination_ids) if self._to_host else (destination_ids, source_ids)
         pairs = sorted(zip(host_ids, device_ids, strict=True))
         pieces = sum(1 for _ in runs([host for host, _ in pairs], range(len(pairs))))
-        if pieces == sum(1 for _ in runs(source_ids, destination_ids)):
+        if self._capacity == 1 or pieces == sum(1 for _ in runs(source_ids, destination_ids)):
             super()._copy(source_ids, destination_ids)
             return
         for start in range(0, len(pairs), self._capacity):

@@ -14,7 +14,7 @@ PAGE = 4096
 """Bytes to which the disk backend aligns its buffers for direct I/O (``_ALIGNMENT`` in its module)."""
 
 
-class _Stream(torch.npu.Stream):  # type: ignore[misc]
+class _Stream(torch.npu.Stream):
     """torch-npu has priorities but cannot tell their range; every stream gets the default one."""
 
     @staticmethod
@@ -44,7 +44,7 @@ def pin_tensor(tensor: torch.Tensor) -> None:
     """
     pinned = torch.zeros(tensor.nbytes + PAGE, dtype=torch.int8, pin_memory=True)
     offset = (tensor.data_ptr() - pinned.data_ptr()) % PAGE // tensor.element_size()
-    tensor.set_(pinned.untyped_storage(), offset, tensor.shape, tensor.stride())  # type: ignore[call-overload]
+    tensor.set_(pinned.untyped_storage(), offset, tensor.shape, tensor.stride())
 
 
 def runs(sources: Sequence[int], destinations: Sequence[int]) -> Iterator[tuple[int, int, int]]:
@@ -79,7 +79,7 @@ class Transfer:
         with torch.npu.stream(self._stream):
             self._copy(source_ids, destination_ids)
 
-    def _copy(self, source_ids: list[int], destination_ids: list[int]) -> None:
+    def _copy(self, source_ids: Sequence[int], destination_ids: Sequence[int]) -> None:
         for first, target, count in runs(source_ids, destination_ids):
             for source, destination in zip(self.sources, self.destinations, strict=True):
                 destination[target : target + count].copy_(source[first : first + count], non_blocking=True)

@@ -13,7 +13,7 @@ PATCH = Patch(
     requires=("platform.npu",),
     variants=(
         Variant(
-            versions=">=0.32.0,<0.34",
+            versions=">=0.13.0,<0.34",
             rewrites=(
                 Replace(
                     f"{_EMBEDDING}:get_masked_input_and_mask",
@@ -24,5 +24,8 @@ PATCH = Patch(
     ),
     upstream="vllm/model_executor/layers/vocab_parallel_embedding.py, VocabParallelEmbedding.forward",
     unnecessary_when="VocabParallelEmbedding lets an out-of-tree platform bring its fused embedding, as CUDA has one.",
-    expires=(Expiry(f"{_EMBEDDING}:VocabParallelEmbedding.__init__", without="is_cuda"),),
+    expires=(
+        Expiry(f"{_EMBEDDING}:VocabParallelEmbedding.__init__", mentions="is_out_of_tree"),
+        Expiry(f"{_EMBEDDING}:get_masked_input_and_mask", without="torch.compile"),
+    ),
 )

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ascend_patch.engine import registry
+from ascend_patch.engine.contract_building import variant_for
+from ascend_patch.engine.registry import references
 from tests.end_to_end.worker import Worker
 
 Generate = Callable[..., list[dict[str, Any]]]
@@ -70,3 +74,43 @@ def tiny_engine(engine: Callable[..., Engine], tiny_llama: str) -> Callable[...,
         return engine(tiny_llama, dtype="float32", skip_tokenizer_init=True, **options)
 
     return get
+
+
+def kernel_patches() -> list[str]:
+    """The patches whose functions call kernels."""
+    return [
+        patch.id
+        for patch in registry.load()
+        if any(
+            "._kernels:" in text for item in patch.variants for rewrite in item.rewrites for text in references(rewrite)
+        )
+    ]
+
+
+@pytest.fixture(scope="session")
+def kernels_off(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    """A process in which every patch that calls a kernel is switched off."""
+    log = tmp_path_factory.mktemp("kernels-off") / "worker.log"
+    process = Worker(log, VLLM_ASCEND_PATCH_DISABLE=",".join(kernel_patches()))
+    yield process
+    assert process.close() == 0, process.log_tail()
+    assert process.complaints() == []
+
+
+@pytest.fixture(scope="session")
+def missing_kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    """A process in which the patches are on and no kernel can be loaded."""
+    log = tmp_path_factory.mktemp("kernels-missing") / "worker.log"
+    process = Worker(log, ASCEND_PATCH_KERNELS="0")
+    yield process
+    assert process.close() == 0, process.log_tail()
+    assert process.complaints() == []
+
+
+def skip_without(patch_id: str) -> None:
+    """Skip the test where a patch changes nothing in the installed vLLM: what it is about is not there."""
+    (patch,) = (patch for patch in registry.load() if patch.id == patch_id)
+    installed = version("vllm").partition("+")[0]
+    variant = variant_for(patch.variants, installed)
+    if variant is None or not variant.rewrites:
+        pytest.skip(f"{patch_id} covers vLLM {', '.join(item.versions for item in patch.variants)}, not {installed}")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ascend_patch.engine import registry
-from ascend_patch.engine.registry import references
 from tests.end_to_end.worker import Worker
 from tests.models.families import prompts
 
@@ -22,37 +20,6 @@ SETTINGS: list[dict[str, Any]] = [
 ]
 # The entries that these settings must reach; the grammar has a test of its own.
 LAUNCHED = ["compute_slot_mapping", "min_p_temperature_float", "apply_penalties_float", "token_logprob_and_rank_float"]
-
-
-def kernel_patches() -> list[str]:
-    """The patches whose functions call kernels."""
-    return [
-        patch.id
-        for patch in registry.load()
-        if any(
-            "._kernels:" in text for item in patch.variants for rewrite in item.rewrites for text in references(rewrite)
-        )
-    ]
-
-
-@pytest.fixture(scope="module")
-def kernels_off(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
-    """A process in which every patch that calls a kernel is switched off."""
-    log = tmp_path_factory.mktemp("kernels-off") / "worker.log"
-    process = Worker(log, VLLM_ASCEND_PATCH_DISABLE=",".join(kernel_patches()))
-    yield process
-    assert process.close() == 0, process.log_tail()
-    assert process.complaints() == []
-
-
-@pytest.fixture(scope="module")
-def missing_kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
-    """A process in which the patches are on and no kernel can be loaded."""
-    log = tmp_path_factory.mktemp("kernels-missing") / "worker.log"
-    process = Worker(log, ASCEND_PATCH_KERNELS="0")
-    yield process
-    assert process.close() == 0, process.log_tail()
-    assert process.complaints() == []
 
 
 def answers(process: Worker, model: str, dtype: str, name: str) -> list[dict[str, Any]]:
