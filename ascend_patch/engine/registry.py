@@ -18,7 +18,7 @@ def load(package: str = "ascend_patch.patches") -> Registry:
     """Import every patch module below `package` and collect what they declare.
 
     A module whose name begins with ``_`` is a helper. Every other module that is not a
-    package must hold ``PATCH``.
+    package must hold ``PATCH``, which must say how to recognise that it can go.
 
     Raises:
         DeclarationError: a module cannot be imported or declares something wrong.
@@ -45,6 +45,11 @@ def _declared(package: ModuleType) -> Iterator[Patch]:
         patch = getattr(module, "PATCH", None)
         if not isinstance(patch, Patch):
             raise DeclarationError(f"patch module {name} has no PATCH = Patch(...)")
+        if not patch.expires and not patch.no_sign:
+            raise DeclarationError(
+                f"patch {patch.id} in {name} does not say how to recognise that upstream no longer needs it: "
+                'declare expires=(Expiry(...),), or no_sign="why the sources cannot show it"'
+            )
         yield dataclasses.replace(patch, module=name)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ascend_patch.engine.vocabulary import Patch, Variant, Wrap
+from ascend_patch.engine.vocabulary import Expiry, Patch, Variant, Wrap
 
 PATCH = Patch(
     id="platform.config_defaults",
@@ -21,6 +21,7 @@ PATCH = Patch(
     ),
     upstream="vllm/config/vllm.py, VllmConfig.__post_init__",
     unnecessary_when="The oldest supported vLLM is 0.17.",
+    expires=(Expiry("vllm.config.vllm:VllmConfig.__post_init__", mentions="apply_config_platform_defaults"),),
 )
 
 

@@ -54,6 +54,7 @@ PATCH = Patch(
     ),
     upstream="vllm/utils/mem_utils.py, vllm/v1/worker/gpu_model_runner.py",
     unnecessary_when="The oldest supported vLLM is 0.27.",
+    no_sign="it depends on whether the torch-npu of a version serves torch.accelerator; vLLM asks that either way.",
 )
 
 

@@ -175,6 +175,11 @@ def test_loading_a_folder_of_patches(toy: Toy) -> None:
     for name, text, words in (
         ("two", "x = 1", "has no PATCH"),
         ("three", "import nowhere_to_be_found", "cannot be imported"),
+        (
+            "four",
+            declaration.format(name="Thing").replace("area.one", "area.four").replace(', no_sign="a toy"', ""),
+            "does not say how to recognise that upstream no longer needs it: declare expires",
+        ),
     ):
         toy.write(f"toypatches/area/{name}.py", text)
         with pytest.raises(DeclarationError, match=f"{name}.*{words}"):
