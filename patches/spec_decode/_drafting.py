@@ -1,11 +1,13 @@
 """What vLLM's draft proposer launches, on our kernels. Imported once the module of the launchers has executed.
 
-The launchers are objects in vLLM: besides being called they are told, at start, which Triton variants to compile. Ours
-are functions with such an attribute.
+From vLLM 0.30 on the launchers are objects: besides being called they are told, at start, which Triton variants to
+compile. Ours are functions with such an attribute. Before, the kernels are launched themselves: see `Launcher`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,6 +36,25 @@ def prepare_inputs_padded(
         query_start_loc_gpu[: num_reqs + 1],
         token_indices_to_sample,
         num_rejected_tokens_gpu,
+    )
+
+
+def early_prepare_inputs_padded(
+    cu_num_draft_tokens: torch.Tensor,
+    valid_sampled_tokens_count: torch.Tensor,
+    query_start_loc_gpu: torch.Tensor,
+    token_indices_to_sample: torch.Tensor,
+    num_reqs: int,
+) -> None:
+    """`prepare_inputs_padded` of vLLM up to 0.15, which has no use for the number of rejected tokens."""
+    rejected = torch.empty_like(token_indices_to_sample)
+    prepare_inputs_padded(
+        cu_num_draft_tokens,
+        valid_sampled_tokens_count,
+        query_start_loc_gpu,
+        token_indices_to_sample,
+        rejected,
+        num_reqs,
     )
 
 
@@ -150,6 +171,27 @@ def copy_and_expand(
         owner = torch.searchsorted(starts, source, right=True) - 1
         out_hidden_state_mapping_ptr[:total_input_tokens] = out_starts[owner] + source - starts[owner]
 
+
+class Launcher:
+    """Is called like a Triton kernel, ``kernel[grid](...)``, as vLLM does up to 0.29; our kernels find their own grid.
+
+    Args:
+        launch: what is called.
+        extents: the names under which `launch` wants the extents of the grid, if it does.
+    """
+
+    def __init__(self, launch: Callable[..., None], *extents: str) -> None:
+        self._launch = launch
+        self._extents = extents
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        return partial(self._launch, **dict(zip(self._extents, grid, strict=False)))
+
+
+early_prepare_inputs_padded_on_grid = Launcher(early_prepare_inputs_padded)
+prepare_inputs_padded_on_grid = Launcher(prepare_inputs_padded)
+prepare_next_token_padded_on_grid = Launcher(prepare_next_token_padded)
+copy_and_expand_on_grid = Launcher(copy_and_expand, "batch_size", "num_blocks")
 
 _LAUNCHERS: tuple[Any, ...] = (prepare_inputs_padded, prepare_next_token_padded, copy_and_expand)
 for _launcher in _LAUNCHERS:
