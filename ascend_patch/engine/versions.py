@@ -61,6 +61,20 @@ def release_of(version: str) -> str:
     return Version(version).base_version
 
 
+def is_development(version: str) -> bool:
+    """Whether a version is that of a build between two releases, as ``0.22.1.dev300+gabc`` is."""
+    from packaging.version import Version
+
+    return Version(version).is_devrelease
+
+
+def newer(version: str, than: str) -> bool:
+    """Whether the release of one version comes after that of another."""
+    from packaging.version import Version
+
+    return Version(release_of(version)) > Version(release_of(than))
+
+
 @cache
 def fits(version: str, specifier: str) -> bool:
     """Whether `version` lies in `specifier`; see `release_of` for pre-releases and local builds."""

@@ -72,6 +72,55 @@ def test_the_version_it_resembles_most_is_chosen(toy: Toy) -> None:
     assert stand(patches, toy.tree, ContractStore.of([old, new])).version == "1.0"
 
 
+def in_two_variants(toy: Toy) -> tuple[Registry, ContractStore]:
+    """A patch that 1.0 to 1.2 do not need and 1.3 does, and one for all; contracts of 1.2 and of 1.3."""
+    patches = Registry.from_patches(
+        [
+            Patch(
+                "toy.greets",
+                "because",
+                (Variant(">=1,<1.3", unneeded="it greets on the host"), Variant(">=1.3,<2", (GREET,))),
+            ),
+            Patch("toy.starts", "because", (Variant(">=1,<2", (START,)),)),
+        ]
+    )
+    toy.version = "1.2"
+    old = toy.contracts(patches)
+    toy.edit("toy/core.py", '"hello " + name', '"good day " + name')
+    toy.edit("toy/core.py", 'return "start " + where', 'return "begin " + where')
+    toy.version = "1.3"
+    return patches, ContractStore.of([old, toy.contracts(patches)])
+
+
+def test_a_development_build_is_taken_for_the_release_it_leads_to(toy: Toy) -> None:
+    patches, store = in_two_variants(toy)
+    plan = planned(toy, patches, "1.2.1.dev300+gabc", store)
+    assert plan.standing.version == "1.3" and plan.decisions["toy.greets"].accepted
+    assert plan.standing.reason == (
+        "toy 1.2.1.dev300+gabc is a development build; its sources meet the contracts of 1.3 (2 of 2 targets as "
+        "there) better than those of 1.2 (0 of 1 targets)"
+    )
+    assert plan.warnings() == [plan.standing.reason]
+
+
+@pytest.mark.parametrize("version", ["1.2.1.dev3+gabc", "1.2.1", "1.2.1+local", "1.3.dev1", "1.4.dev1"])
+def test_a_development_build_like_the_release_of_its_number_is_that(toy: Toy, version: str) -> None:
+    patches, store = in_two_variants(toy)
+    if version.startswith("1.2"):
+        toy.write("toy/core.py", toy.files["toy/core.py"].replace("good day ", "hello ").replace("begin ", "start "))
+    plan = planned(toy, patches, version, store)
+    assert plan.standing == (version, "")
+    assert plan.decisions["toy.greets"].unneeded is version.startswith("1.2")
+    assert not plan.warnings()
+
+
+def test_the_number_of_a_release_is_believed(toy: Toy) -> None:
+    patches, store = in_two_variants(toy)
+    plan = planned(toy, patches, "1.2.1", store)
+    assert plan.standing.reason == "" and plan.decisions["toy.greets"].unneeded
+    assert plan.decisions["toy.starts"].accepted  # as in 1.3, which its range knows
+
+
 def test_another_package_of_that_name_is_not_patched(toy: Toy) -> None:
     patches = registry(GREET, START, required=True)
     store = ContractStore.of([toy.contracts(patches)])
