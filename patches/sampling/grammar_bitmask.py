@@ -9,6 +9,7 @@ _UTILS = "vllm.v1.structured_output.utils"
 PATCH = Patch(
     id="sampling.grammar_bitmask",
     why="On an NPU xgrammar unpacks the bitmask with PyTorch operators, 32 bytes per token; the kernel reads the bits.",
+    # xgrammar before 0.1.32, which vLLM up to 0.17 pins, compiles with Inductor instead and fails.
     requires=("platform.npu",),
     variants=(
         Variant(

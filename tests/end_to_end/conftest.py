@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.version import Version
 
 from ascend_patch.engine import registry
 from ascend_patch.engine.contract_building import variant_for
@@ -76,6 +77,12 @@ def tiny_engine(engine: Callable[..., Engine], tiny_llama: str) -> Callable[...,
     return get
 
 
+def skip_before(release: str, feature: str) -> None:
+    """Skip the test of what vLLM itself has from `release` on."""
+    if Version(installed_vllm()) < Version(release):
+        pytest.skip(f"vLLM has {feature} since {release}, not in {installed_vllm()}")
+
+
 def kernel_patches() -> list[str]:
     """The patches whose functions call kernels."""
     return [
@@ -107,10 +114,21 @@ def missing_kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker
     assert process.complaints() == []
 
 
+def installed_vllm() -> str:
+    """The release, without the suffix of a build."""
+    return version("vllm").partition("+")[0]
+
+
+def has_rewrites(patch_id: str) -> bool:
+    """Whether a patch changes something in the installed vLLM."""
+    (patch,) = (patch for patch in registry.load() if patch.id == patch_id)
+    variant = variant_for(patch.variants, installed_vllm())
+    return variant is not None and bool(variant.rewrites)
+
+
 def skip_without(patch_id: str) -> None:
     """Skip the test where a patch changes nothing in the installed vLLM: what it is about is not there."""
-    (patch,) = (patch for patch in registry.load() if patch.id == patch_id)
-    installed = version("vllm").partition("+")[0]
-    variant = variant_for(patch.variants, installed)
-    if variant is None or not variant.rewrites:
+    if not has_rewrites(patch_id):
+        (patch,) = (patch for patch in registry.load() if patch.id == patch_id)
+        installed = installed_vllm()
         pytest.skip(f"{patch_id} covers vLLM {', '.join(item.versions for item in patch.variants)}, not {installed}")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.version import Version
 
+from tests.end_to_end.conftest import has_rewrites
 from tests.end_to_end.worker import Worker
 from tests.models.families import prompts
 
@@ -19,7 +22,9 @@ SETTINGS: list[dict[str, Any]] = [
     {**COMMON, "temperature": 0, "frequency_penalty": 0.6, "prompt_logprobs": 1},
 ]
 # The entries that these settings must reach; the grammar has a test of its own.
-LAUNCHED = ["compute_slot_mapping", "min_p_temperature_float", "apply_penalties_float", "token_logprob_and_rank_float"]
+LAUNCHED = ["min_p_temperature_float", "apply_penalties_float", "token_logprob_and_rank_float"]
+if has_rewrites("worker.slot_mapping_kernel"):  # up to 0.18 vLLM computes the slots on the host
+    LAUNCHED.append("compute_slot_mapping")
 
 
 def answers(process: Worker, model: str, dtype: str, name: str) -> list[dict[str, Any]]:
@@ -59,22 +64,24 @@ def test_the_kernels_are_launched(worker: Worker, kernels_off: Worker, tiny_llam
 def test_a_kernel_that_is_missing_is_said_once(missing_kernels: Worker, tiny_llama: str) -> None:
     answers(missing_kernels, tiny_llama, "float32", "said once")
     lines = [
-        line for line in missing_kernels.log().splitlines() if "kernel compute_slot_mapping: PyTorch reference" in line
+        line for line in missing_kernels.log().splitlines() if "kernel min_p_temperature: PyTorch reference" in line
     ]
     assert len(lines) == 1, missing_kernels.log_tail()
 
 
 def test_the_grammar_is_obeyed_with_and_without_its_kernel(
-    engine: Callable[..., Any], kernels_off: Worker, demo_model_folder: Path
+    engine: Callable[..., Any], kernels_off: Worker, missing_kernels: Worker, demo_model_folder: Path
 ) -> None:
+    # The xgrammar that vLLM up to 0.17 pins has no way of its own for NPUs: there the patch has to be on.
+    other = kernels_off if Version(version("xgrammar")) >= Version("0.1.32") else missing_kernels
     params = {"temperature": 0, "max_tokens": 8, "structured_outputs": {"regex": "[A-Z][a-z]{3,6}!"}}
     free = {"temperature": 0, "max_tokens": 8}
     options = {"dtype": "float32", "max_model_len": 512}
     smollm = engine(demo_model_folder, **options)
-    kernels_off.call("load", name="grammar", model=str(demo_model_folder), **options)
+    other.call("load", name="grammar", model=str(demo_model_folder), **options)
     questions = ["The name of the cat is", "The capital of Italy is"]
     ours = smollm.generate(questions, [params, free])
-    theirs = kernels_off.call("generate", name="grammar", prompts=questions, params=[params, free])
+    theirs = other.call("generate", name="grammar", prompts=questions, params=[params, free])
     assert tokens(ours) == tokens(theirs)
     assert ours[0]["text"].endswith("!")
     seen = smollm.worker.call("traced_operators", name=smollm.name, prompts=questions, params=[params, free])
