@@ -156,6 +156,9 @@ VERSIONS = [
         taken_for=VERSION,
         gate=True,
     ),
+    Case("a newer release", lambda _: None, version="0.34.0", taken_for=VERSION),
+    Case("a local build", lambda _: None, version=f"{VERSION}+empty"),
+    Case("a development build", lambda _: None, version=f"{VERSION}.post1.dev12+gabc"),
     Case(
         "what the user says",
         lambda _: None,
