@@ -1,5 +1,6 @@
-// Log-probabilities of a few tokens of each row, and the rank of the first of them, without the log-probabilities of the
-// whole vocabulary: logprob(v) = x[v] - max - ln(sum(exp(x - max))), rank = number of tokens with x >= x[first].
+// Log-probabilities of a few tokens of each row, and the rank of the first of them, without those of the whole
+// vocabulary: logprob(v) = x[v] - max - ln(sum(exp(x - max))), rank = number of tokens with x >= x[first].
+// Without `normalize` the values are taken for log-probabilities as they are: logprob(v) = x[v].
 //
 // Blocks of the launch take rows in turn and read each once. Every tile is reduced against its own maximum; maxima and
 // sums of the tiles are combined at the end of the row, so that no tile waits for the one before.
@@ -22,8 +23,14 @@ template <typename T>
 class TokenLogprobAndRank {
 public:
     __aicore__ inline TokenLogprobAndRank(GM_ADDR logits, GM_ADDR tokens, GM_ADDR logprobs, GM_ADDR ranks, int32_t rows,
-                                          int32_t vocab, int32_t columns, int64_t logits_stride, int64_t token_stride)
-        : rows_(rows), vocab_(vocab), columns_(columns), logits_stride_(logits_stride), token_stride_(token_stride) {
+                                          int32_t vocab, int32_t columns, int64_t logits_stride, int64_t token_stride,
+                                          int32_t normalize)
+        : rows_(rows),
+          vocab_(vocab),
+          columns_(columns),
+          logits_stride_(logits_stride),
+          token_stride_(token_stride),
+          normalize_(normalize != 0) {
         logits_.SetGlobalBuffer((__gm__ T*)logits);
         tokens_.SetGlobalBuffer((__gm__ int64_t*)tokens);
         logprobs_.SetGlobalBuffer((__gm__ float*)logprobs, (uint64_t)rows * columns);
@@ -51,8 +58,8 @@ public:
             for (uint32_t begin = 0; begin < vocab_; begin += kTile, ++tile) {
                 ReduceTile(row * logits_stride_ + begin, vocab_ - begin < kTile ? vocab_ - begin : kTile, tile, first);
             }
-            float maximum, logarithm;
-            Combine(tile, &maximum, &logarithm);
+            float maximum = 0.0f, logarithm = 0.0f;
+            if (normalize_) Combine(tile, &maximum, &logarithm);
             StoreRank(row, tile);
             for (uint32_t column = 0; column < columns_; column += kTokens) {
                 StoreLogprobs(row, column, columns_ - column < kTokens ? columns_ - column : kTokens, maximum,
@@ -96,10 +103,11 @@ private:
         LocalTensor<float> scalar = scalar_buffer_.Get<float>();
         LocalTensor<float> work = work_buffer_.Get<float>();
         LocalTensor<uint8_t> bits = bit_buffer_.Get<uint8_t>();
-        ReduceMax(scalar, values, work, length);
+        if (normalize_) ReduceMax(scalar, values, work, length);
         CompareScalar(bits, values, first, CMPMODE::GE, (length + kLanes - 1) / kLanes * kLanes);
         Select(scratch, bits, one_buffer_.Get<float>(), 0.0f, SELMODE::VSEL_TENSOR_SCALAR_MODE, length);
         ReduceSum(count_buffer_.Get<float>()[tile], scratch, work, length);
+        if (!normalize_) return;
         float maximum = scalar.GetValue(0);
         if (maximum < kLowest) maximum = kLowest;
         maximum_buffer_.Get<float>().SetValue(tile, maximum);
@@ -167,33 +175,39 @@ private:
     GlobalTensor<float> logprobs_;
     uint32_t rows_, vocab_, columns_;
     uint64_t logits_stride_, token_stride_;
+    bool normalize_;
 };
 
 }  // namespace
 
 // logits T[rows, vocab] and tokens i64[rows, columns] with rows logits_stride and token_stride elements apart, logprobs
-// f32[rows, columns], ranks i64[rows]; rows, vocab and columns are at least 1.
+// f32[rows, columns], ranks i64[rows]; rows, vocab and columns are at least 1; normalize is 0 or 1.
 extern "C" __global__ __aicore__ void token_logprob_and_rank_float(GM_ADDR logits, GM_ADDR tokens, GM_ADDR logprobs,
                                                                    GM_ADDR ranks, int32_t rows, int32_t vocab,
                                                                    int32_t columns, int64_t logits_stride,
-                                                                   int64_t token_stride) {
+                                                                   int64_t token_stride, int32_t normalize) {
     KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-    TokenLogprobAndRank<float>(logits, tokens, logprobs, ranks, rows, vocab, columns, logits_stride, token_stride).Run();
+    TokenLogprobAndRank<float>(logits, tokens, logprobs, ranks, rows, vocab, columns, logits_stride, token_stride,
+                               normalize)
+        .Run();
 }
 
 extern "C" __global__ __aicore__ void token_logprob_and_rank_half(GM_ADDR logits, GM_ADDR tokens, GM_ADDR logprobs,
                                                                   GM_ADDR ranks, int32_t rows, int32_t vocab,
                                                                   int32_t columns, int64_t logits_stride,
-                                                                  int64_t token_stride) {
+                                                                  int64_t token_stride, int32_t normalize) {
     KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-    TokenLogprobAndRank<half>(logits, tokens, logprobs, ranks, rows, vocab, columns, logits_stride, token_stride).Run();
+    TokenLogprobAndRank<half>(logits, tokens, logprobs, ranks, rows, vocab, columns, logits_stride, token_stride,
+                              normalize)
+        .Run();
 }
 
 extern "C" __global__ __aicore__ void token_logprob_and_rank_bfloat16(GM_ADDR logits, GM_ADDR tokens, GM_ADDR logprobs,
                                                                       GM_ADDR ranks, int32_t rows, int32_t vocab,
                                                                       int32_t columns, int64_t logits_stride,
-                                                                      int64_t token_stride) {
+                                                                      int64_t token_stride, int32_t normalize) {
     KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-    TokenLogprobAndRank<bfloat16_t>(logits, tokens, logprobs, ranks, rows, vocab, columns, logits_stride, token_stride)
+    TokenLogprobAndRank<bfloat16_t>(logits, tokens, logprobs, ranks, rows, vocab, columns, logits_stride, token_stride,
+                                    normalize)
         .Run();
 }

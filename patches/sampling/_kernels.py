@@ -54,9 +54,9 @@ def apply_min_p(self: Any, logits: torch.Tensor) -> torch.Tensor:
 
 
 def gather_logprobs(logprobs: torch.Tensor, num_logprobs: int, token_ids: torch.Tensor) -> LogprobsTensors:
-    """The best tokens of each row, and value and rank of the given one; without the copy that comparing makes.
+    """The best tokens of each row, and value and rank of the given one in one launch, without a mask of their size.
 
-    The values are gathered, not recomputed: in the modes ``raw_logits`` and ``processed_logits`` they are no
+    The values are taken as they are: in the modes ``raw_logits`` and ``processed_logits`` they are no
     log-probabilities.
 
     Args:
@@ -66,9 +66,9 @@ def gather_logprobs(logprobs: torch.Tensor, num_logprobs: int, token_ids: torch.
     """
     best, best_ids = torch.topk(logprobs, num_logprobs, dim=-1)
     token_ids = token_ids.unsqueeze(-1)
-    _, ranks = token_logprob_and_rank(logprobs, token_ids)
+    values, ranks = token_logprob_and_rank(logprobs, token_ids, False)
     ids = torch.cat((token_ids, best_ids), dim=1).to(torch.int32)
-    return LogprobsTensors(ids, torch.cat((logprobs.gather(-1, token_ids), best), dim=1), ranks)
+    return LogprobsTensors(ids, torch.cat((values, best), dim=1), ranks)
 
 
 class GrammarBitmask:

@@ -58,7 +58,8 @@ def logprob_launches() -> Iterator[Launch]:
         tokens = np.array([[5, -1, 8299], [0, 1, 2], [3, 4, 9000]], np.int64)
         results = (np.zeros((3, 3), np.float32), np.zeros(3, np.int64))
         sizes = (3, 8300, 3, np.int64(8300), np.int64(3))
-        yield f"token_logprob_and_rank_{name}", (np.ones((3, 8300), dtype), tokens, *results, *sizes), 1
+        for normalize in (1, 0):
+            yield f"token_logprob_and_rank_{name}", (np.ones((3, 8300), dtype), tokens, *results, *sizes, normalize), 1
 
 
 LOGPROB = Subject(

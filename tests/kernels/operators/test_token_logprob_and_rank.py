@@ -51,13 +51,13 @@ shapes = st.tuples(
 
 
 @settings(max_examples=120, deadline=None)
-@given(shapes, st.sampled_from(DTYPES), st.integers(0, 99))
+@given(shapes, st.sampled_from(DTYPES), st.integers(0, 99), st.booleans())
 def test_the_kernel_computes_what_the_reference_computes(
-    simulate: Simulate, shape: tuple[int, int, int, int], dtype: torch.dtype, seed: int
+    simulate: Simulate, shape: tuple[int, int, int, int], dtype: torch.dtype, seed: int, normalize: bool
 ) -> None:
     rows, vocab, columns, padding = shape
     logits, tokens = case(rows, vocab, columns, dtype, seed, padding)
-    close(simulate(package, logits, tokens), package.reference(logits, tokens))
+    close(simulate(package, logits, tokens, normalize), package.reference(logits, tokens, normalize))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -67,6 +67,15 @@ def test_both_follow_the_definition(simulate: Simulate, vocab: int, dtype: torch
     expected = by_definition(logits, tokens)
     close(simulate(package, logits, tokens), expected)
     close(package.reference(logits, tokens), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_values_that_are_not_normalized_come_back_as_they_are(simulate: Simulate, dtype: torch.dtype) -> None:
+    logits, tokens = case(4, 9001, 3, dtype, seed=4)
+    chosen = [[row[token] for token in some] for row, some in zip(logits.tolist(), tokens.tolist(), strict=True)]
+    ranks = by_definition(logits, tokens)[1].tolist()
+    for found in (simulate(package, logits, tokens, False), package.reference(logits, tokens, False)):
+        assert found[0].tolist() == chosen and found[1].tolist() == ranks
 
 
 def test_it_gives_what_vllm_gathers(npu: ModuleType, simulate: Simulate) -> None:
@@ -80,6 +89,10 @@ def test_it_gives_what_vllm_gathers(npu: ModuleType, simulate: Simulate) -> None
     # Top-k of equal logits may come in any order, so take vLLM's.
     tokens = expected.logprob_token_ids.to(torch.int64)
     close(simulate(package, logits, tokens), (expected.logprobs, expected.selected_token_ranks))
+    # From log-probabilities vLLM's own values, to the last bit.
+    found = simulate(package, Sampler.compute_logprobs(logits), sampled.unsqueeze(1), False)
+    assert found[0].tolist() == expected.logprobs[:, :1].tolist()
+    assert found[1].tolist() == expected.selected_token_ranks.tolist()
 
 
 @pytest.mark.parametrize("shift", [-1e4, 0.0, 1e4])
@@ -104,12 +117,13 @@ def test_equal_logits_share_the_last_of_their_ranks(simulate: Simulate) -> None:
     assert simulate(package, logits, torch.tensor([[1]]))[1].tolist() == [3]
 
 
+@pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("token", [-1, 70, 2**40])
-def test_a_token_outside_the_vocabulary_is_impossible(simulate: Simulate, token: int) -> None:
+def test_a_token_outside_the_vocabulary_is_impossible(simulate: Simulate, token: int, normalize: bool) -> None:
     logits, _ = case(1, 70, 1, torch.float32)
     for logprobs, ranks in (
-        simulate(package, logits, torch.tensor([[token]])),
-        package.reference(logits, torch.tensor([[token]])),
+        simulate(package, logits, torch.tensor([[token]]), normalize),
+        package.reference(logits, torch.tensor([[token]]), normalize),
     ):
         assert logprobs.tolist() == [[-math.inf]] and ranks.tolist() == [70]
 
