@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ascend_patch.cli import output
 from ascend_patch.cli.describe import bounds
+from ascend_patch.cli.errors import Refusal
 from ascend_patch.cli.fitting import misfits
 from ascend_patch.cli.inspection import each_by_itself, open_sources
 from ascend_patch.cli.workspace import Workspace
@@ -59,14 +60,19 @@ class Task:
     outgrown: tuple[str, ...] = ()
 
 
-def todo(here: Workspace, vllm: str | None, *, offline: bool, as_json: bool) -> bool:
-    """Print the steps that are left for a version (None: the installed one); whether there are none."""
+def todo(here: Workspace, vllm: str | None, *, offline: bool, extend: bool, as_json: bool) -> bool:
+    """Print the steps that are left for a version (None: the installed one); whether there are none.
+
+    Args:
+        extend: make the edits of the ranges whose targets are all as expected.
+    """
     tree = open_sources(here, vllm, announce=output.complain, offline=offline)
     registry = each_by_itself(here.registry, ignore_needs=True)
     sources = f" {shlex.quote(vllm)}" if vllm is not None else ""
     tasks = [task(patch, tree, here.store, sources) for patch in registry]
     overridden = check_overrides(tree, registry, here.store, stand(registry, tree, here.store).version)
     done = all(item.kind == NOTHING for item in tasks)
+    extended = _extend(tasks) if extend else []
     then = [] if done else list(_then(tasks, f" --vllm{sources}" if sources else "", here, tree))
     if as_json:
         output.as_json(
@@ -77,13 +83,35 @@ def todo(here: Workspace, vllm: str | None, *, offline: bool, as_json: bool) -> 
                 "patches": [_facts(item) for item in tasks],
                 "overridden": [{"target": item.target, "text": item.text} for item in overridden],
                 "unnecessary": [{"id": item.id, "signs": list(item.outgrown)} for item in tasks if item.outgrown],
+                "extended": extended,
                 "then": then,
             }
         )
     else:
         output.say(f"{here.package} {tree.version}, {tree.kind}: {tree.origin}", "bold")
         _print(tasks, overridden, then)
+        if extended:
+            output.say(f"extended {len(extended)} ranges; the list above is from before", "green")
     return done
+
+
+def _extend(tasks: Sequence[Task]) -> list[str]:
+    """Widen the ranges that only have to be wider; where that was.
+
+    Raises:
+        Refusal: a range is not written in the module of its patch as it stands.
+    """
+    edits = [edit for item in tasks if item.kind == EXTEND for edit in item.edits]
+    for edit in edits:
+        file, _, line = edit.place.rpartition(":")
+        if not line.isdigit():
+            raise Refusal(f'{edit.place} does not hold the text "{edit.old}": write "{edit.new}" where it is made')
+    for edit in edits:
+        file, _, line = edit.place.rpartition(":")
+        lines = Path(file).read_text("utf-8").splitlines(keepends=True)
+        lines[int(line) - 1] = lines[int(line) - 1].replace(f'"{edit.old}"', f'"{edit.new}"')
+        Path(file).write_text("".join(lines), "utf-8")
+    return [edit.place for edit in edits]
 
 
 def _facts(item: Task) -> dict[str, Any]:

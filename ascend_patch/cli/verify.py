@@ -46,6 +46,7 @@ Examples:
   ascend-patch verify --all --also 0.11.0,0.9.1 --offline  and two more; only what was downloaded before
   ascend-patch verify --all --update                       write patches/contracts/VERSION.json for each
   ascend-patch verify --vllm 0.33.0 --todo                 steps to support a new version
+  ascend-patch verify --vllm 0.33.0 --todo --extend        and widen the ranges that fit as they are
   ascend-patch verify --explain worker.streams --from 0.29.0 --to 0.32.0
 
 \b
@@ -65,7 +66,7 @@ did, or null), accepted[] (what would be drift without that contract).
 With --all: package, index (false: only the cache was looked at), ok, versions[] with the same keys and
 cells{id}. With --explain: id, from, to, targets[]: target, state, changes[], diff. With --todo:
 package, version, done, patches[]: id, kind (nothing, contract, extend, drift, decide), text, edits[]:
-place, old, new, commands[]; overridden[], unnecessary[], then[]."""
+place, old, new, commands[]; overridden[], unnecessary[], extended[] (places), then[]."""
 
 
 def verify(
@@ -87,6 +88,9 @@ def verify(
     strict: Annotated[bool, typer.Option("--strict", help="Any drift and any missing contract counts.")] = False,
     update: Annotated[bool, typer.Option("--update", help="Write the contract file of each version first.")] = False,
     todo: Annotated[bool, typer.Option("--todo", help="Show what is left to do for this version.")] = False,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="With --todo: widen the ranges of patches whose targets are as expected.")
+    ] = False,
     explain: Annotated[
         str | None,
         typer.Option("--explain", metavar="ID", help="What upstream changed for this patch.", autocompletion=patch_ids),
@@ -106,6 +110,7 @@ def verify(
     here = workspace.of(context)
     mode = _mode({"--all": every, "--todo": todo, "--explain": explain is not None})
     given = {"--vllm": vllm, "--as": taken_for, "--also": also, "--strict": strict, "--update": update}
+    given |= {"--extend": extend}
     _refuse_idle(mode, given | {"--from": old, "--to": new})
     if update and taken_for:
         raise Refusal("--update would write the contract of a version these sources are not: leave out --as")
@@ -118,7 +123,7 @@ def verify(
     if every:
         ok = matrix.verify_all(here, also=also, offline=offline, strict=strict, update=update, as_json=as_json)
     elif todo:
-        ok = tasks.todo(here, vllm, offline=offline, as_json=as_json)
+        ok = tasks.todo(here, vllm, offline=offline, extend=extend, as_json=as_json)
     else:
         tree = inspection.open_sources(here, vllm, announce=output.complain, taken_for=taken_for, offline=offline)
         standing = None if vllm or taken_for else here.standing
@@ -134,6 +139,7 @@ BELONGS = {
     "--also": ("--all",),
     "--strict": ("", "--all"),
     "--update": ("", "--all"),
+    "--extend": ("--todo",),
     "--from": ("--explain",),
     "--to": ("--explain",),
 }

@@ -7,7 +7,7 @@ import pytest
 from ascend_patch.cli.describe import merged
 from ascend_patch.cli.tasks import extended
 
-from .conftest import PATCH_THAT_UPSTREAM_OUTGREW, Toy
+from .conftest import PATCH_THAT_UPSTREAM_OUTGREW, Toy, forget
 from .index import Index
 
 EXPLAINED = {"target", "state", "changes", "diff"}
@@ -59,10 +59,29 @@ def test_a_version_above_the_ranges_names_each_edit(toy: Toy) -> None:
     assert "extend the range: every target is as expected (5)" in out
     assert f'{place.resolve()}:{number}: ">=1.0,<2" -> ">=1.0,<2.4"' in out
     # Doing what it says is enough.
-    for name in ("device/where", "device/registry", "math/add", "math/run", "life/stop"):
-        toy.edit(f"gadget_patches/{name}.py", ">=1.0,<2", ">=1.0,<2.4")
+    assert "extended 5 ranges; the list above is from before" in toy("verify", "--todo", "--extend").out
+    assert '">=0.5,<1.0"' in place.read_text() and '">=1.0,<2.4"' in place.read_text()
+    forget("gadget_patches")
     assert toy("verify", "--update").code == 0
     assert {item["kind"] for id, item in tasks(toy).items() if id != "math.old"} == {"nothing"}
+
+
+def test_only_what_fits_is_extended(toy: Toy) -> None:
+    toy.install("2.0.0")
+    toy.edit("gadget/core.py", "def add(a, b)", "def add(a, b, c=0)")
+    before = {path: path.read_text() for path in (toy.site / "gadget_patches").rglob("*.py")}
+    done = toy("verify", "--todo", "--extend", "--json").json
+    changed = {path for path, text in before.items() if path.read_text() != text}
+    assert {path.stem for path in changed} == {"where", "registry", "run", "stop"}
+    assert {place.rpartition(":")[0] for place in done["extended"]} == {str(path.resolve()) for path in changed}
+    assert toy("verify", "--todo", "--json").json["extended"] == []
+
+
+def test_a_range_that_is_made_elsewhere_is_left_to_the_user(toy: Toy) -> None:
+    toy.edit("gadget_patches/math/run.py", 'versions=">=1.0,<2"', 'versions=">=1.0," + "<2"')
+    toy.install("2.0.0")
+    assert 'does not hold the text ">=1.0,<2"' in toy("verify", "--todo", "--extend").refused()
+    assert ">=1.0,<2.1" not in (toy.site / "gadget_patches/math/add.py").read_text()
 
 
 def test_drift_names_the_target_and_the_command_that_explains_it(toy: Toy, index: Index) -> None:
