@@ -13,7 +13,7 @@ PATCH = Patch(
     requires=("worker.init_device",),
     variants=(
         Variant(
-            versions=">=0.32.0,<0.34",
+            versions=">=0.30.0,<0.34",
             rewrites=(
                 Wrap(f"{_ZEROER}.__init__", by=f"{_KERNELS}:keep_caches"),
                 Replace(f"{_ZEROER}.zero_block_ids", by=f"{_KERNELS}:zero_block_ids"),

@@ -14,7 +14,7 @@ PATCH = Patch(
     requires=("worker.init_device",),
     variants=(
         Variant(
-            versions=">=0.32.0,<0.34",
+            versions=">=0.30.0,<0.34",
             rewrites=(
                 Replace(f"{_MEMORY}:pin_tensor", by=f"{_TRANSFERS}:pin_tensor"),
                 Replace(f"{_MEMORY}:build_params", by=f"{_TRANSFERS}:build_params"),
