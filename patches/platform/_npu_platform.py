@@ -149,7 +149,7 @@ class NPUPlatform(Platform):
 
     @classmethod
     def pre_register_and_update(cls, parser: Any = None) -> None:
-        """Stay with model runner V1, also where a Triton for NPUs is installed: V2 is made of Triton kernels."""
+        """Stay with model runner V1 unless told otherwise, also where a Triton for NPUs is installed."""
         os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
 
     @classmethod
@@ -168,10 +168,11 @@ class NPUPlatform(Platform):
     @classmethod
     def check_and_update_config(cls, vllm_config: VllmConfig) -> None:
         """Choose vLLM's own worker and the block size of the NPU's paged attention."""
-        if _uses_v2_model_runner(vllm_config):
+        if _uses_v2_model_runner(vllm_config) and not _runs_v2_model_runner():
             raise ValueError(
-                "ascend_patch runs model runner V1 only: unset VLLM_USE_V2_MODEL_RUNNER, and leave out what needs V2"
-                " (watermarking, HiSparse)."
+                "Model runner V2 needs the patch worker.model_runner_v2, which is off or does not cover this vLLM: run"
+                " 'ascend-patch enable worker.model_runner_v2', or unset VLLM_USE_V2_MODEL_RUNNER and leave out what"
+                " needs V2 (watermarking, HiSparse)."
             )
         parallel = vllm_config.parallel_config
         if parallel.worker_cls == "auto":
@@ -195,3 +196,9 @@ def _uses_v2_model_runner(vllm_config: VllmConfig) -> bool:
     from vllm import envs
 
     return bool(envs.VLLM_USE_V2_MODEL_RUNNER)
+
+
+def _runs_v2_model_runner() -> bool:
+    from vllm.config import vllm as module
+
+    return hasattr(module, "NPU_RUNS_MODEL_RUNNER_V2")
