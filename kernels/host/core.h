@@ -1,6 +1,7 @@
 // One vector core: its unified buffer, the buffers handed out from it, its flags, mask and atomic state.
 #pragma once
 
+#include <cstddef>
 #include <cstring>
 #include <memory>
 #include <utility>
@@ -57,6 +58,7 @@ struct Core {
     std::vector<uintptr_t> dirty_lines;      // of the scalar data cache
     const ascendc_host_environment* environment = nullptr;
     ascendc_host_counters* counters = nullptr;
+    decltype(ascendc_host_environment::access) access = nullptr;
     uint32_t block = 0, blocks = 1, epoch = 0;
     const uint8_t* allocation = nullptr;     // the device allocation found last
     size_t allocation_bytes = 0;
@@ -75,7 +77,9 @@ struct Core {
         blocks = count;
         epoch = 0;
         environment = env;
-        counters = env != nullptr && env->size >= sizeof(ascendc_host_environment) ? env->counters : nullptr;
+        bool counts = env != nullptr && env->size >= offsetof(ascendc_host_environment, access);
+        counters = counts ? env->counters : nullptr;
+        access = env != nullptr && env->size >= sizeof(ascendc_host_environment) ? env->access : nullptr;
         allocation = nullptr;
         bool races = env != nullptr && env->checks != 0;
         shadow = races ? std::make_unique<BufferShadow>() : nullptr;
@@ -169,6 +173,7 @@ inline void TouchGlobal(const Instruction& instruction, const void* address, siz
             }
         }
     }
+    if (__builtin_expect(core.access != nullptr, 0)) core.access(env->context, address, bytes, write);
     if (core.global) {
         bool atomic = write && core.atomic != Atomic::kNone && instruction.pipe == kCopyOut;
         core.global->Note(core.order, instruction.pipe, instruction.number, address, bytes, write, atomic, core.epoch);

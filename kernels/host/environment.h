@@ -46,6 +46,8 @@ typedef struct {
     int (*allocation)(void* context, const void* address, const void** begin, size_t* bytes);
     uint32_t checks; /* 0: bounds, alignment, queues, flags (fast); 1: also races and uninitialised memory */
     ascendc_host_counters* counters; /* or null. Older launchers end before it. */
+    /* Told of every access to global memory, or null. Older launchers end before it. */
+    void (*access)(void* context, const void* address, size_t bytes, int write);
 } ascendc_host_environment;
 
 /* What the launch function returns. Zero is success; otherwise `message` holds one line. */

@@ -50,7 +50,7 @@ static int toy_scale(uint32_t blocks, const void* data, size_t size, const Envir
   }
   const void* begin = nullptr;
   size_t bytes = 0;
-  if (environment->size != sizeof(Environment) ||
+  if (environment->size < sizeof(Environment) ||
       !environment->allocation(environment->context, a.values, &begin, &bytes)) {
     std::snprintf(message, capacity, "values is not device memory");
     return 3;

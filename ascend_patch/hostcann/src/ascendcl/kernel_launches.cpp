@@ -1,4 +1,5 @@
 // aclrtLaunchKernel and its variants: the blocks of a host build run on the stream like any other operation.
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 
@@ -22,9 +23,42 @@ const KernelEnvironment& environment() {
   static const KernelEnvironment shared = [] {
     const char* const races = std::getenv("HOSTCANN_KERNEL_RACES");
     const bool wanted = accesses_are_checked() || (races != nullptr && std::strcmp(races, "1") == 0);
-    return KernelEnvironment{sizeof(KernelEnvironment), nullptr, allocation_of, wanted ? 1U : 0U};
+    return KernelEnvironment{sizeof(KernelEnvironment), nullptr, allocation_of, wanted ? 1U : 0U, nullptr, nullptr};
   }();
   return shared;
+}
+
+void remember_access(void* context, const void* address, size_t bytes, int write) {
+  auto& seen = *static_cast<std::vector<Access>*>(context);
+  if (!seen.empty()) {  // tile by tile, most follow the one before
+    Access& last = seen.back();
+    if (last.write == (write != 0) && static_cast<const char*>(last.address) + last.bytes == address) {
+      last.bytes += bytes;
+      return;
+    }
+  }
+  seen.push_back({address, bytes, write != 0});
+}
+
+// Each byte once for reading and once for writing: cores share their tables, and many accesses lie side by side.
+std::vector<Access> merged(std::vector<Access> accesses) {
+  std::sort(accesses.begin(), accesses.end(), [](const Access& a, const Access& b) {
+    return a.write != b.write ? a.write < b.write : a.address < b.address;
+  });
+  std::vector<Access> result;
+  for (const Access& access : accesses) {
+    const char* const begin = static_cast<const char*>(access.address);
+    if (!result.empty() && result.back().write == access.write) {
+      Access& last = result.back();
+      const char* const first = static_cast<const char*>(last.address);
+      if (begin <= first + last.bytes) {
+        last.bytes = std::max(last.bytes, static_cast<size_t>(begin - first) + access.bytes);
+        continue;
+      }
+    }
+    result.push_back(access);
+  }
+  return result;
 }
 
 // aclrtLaunchKernelCfg: attributes and their number.
@@ -61,13 +95,22 @@ aclError launch_blocks(const char* api, void* handle, uint32_t blocks, Stream st
     return fail(kRtParamInvalid, "%s: %s on %u blocks; allowed are 1 to %u", api, function->name.c_str(), blocks,
                 kMaxBlocks);
   }
-  const auto run = [function, binary = std::move(binary), blocks, arguments = std::move(arguments)] {
+  const auto accesses = std::make_shared<std::vector<Access>>();
+  const auto run = [function, binary = std::move(binary), blocks, arguments = std::move(arguments), accesses] {
     const std::vector<unsigned char>& buffer = arguments();
     char message[1024] = "";
-    const int fault = function->launch(blocks, buffer.data(), buffer.size(), &environment(), message, sizeof message);
+    KernelEnvironment seen = environment();
+    if (accesses_are_checked()) {
+      seen.context = accesses.get();
+      seen.access = remember_access;
+    }
+    const int fault = function->launch(blocks, buffer.data(), buffer.size(), &seen, message, sizeof message);
     if (fault != 0) throw DeviceError(kRtVectorCoreException, std::string("vector core exception: ") + message);
   };
-  return launch(stream, function->name.c_str(), run);
+  const aclError error = launch(stream, function->name.c_str(), run);
+  if (error != kSuccess || accesses->empty()) return error;
+  // What a kernel touches is known once it has run, which in the check mode it has by now.
+  return check_accesses(resolve_stream(api, stream), function->name.c_str(), merged(*accesses));
 }
 
 std::vector<unsigned char> copied(const void* data, size_t bytes) {

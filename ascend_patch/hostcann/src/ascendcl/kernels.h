@@ -27,6 +27,9 @@ struct KernelEnvironment {
   // The device allocation that holds `address`: 1 with its begin and size, or 0.
   int (*allocation)(void* context, const void* address, const void** begin, size_t* bytes);
   uint32_t checks;  // 0: bounds, alignment, queues; 1: races between pipes too
+  void* counters;   // null: nothing is counted
+  // Told of every access to device memory, or null. Builds of before end at `counters` and know nothing of it.
+  void (*access)(void* context, const void* address, size_t bytes, int write);
 };
 
 using KernelLaunch = int (*)(uint32_t blocks, const void* arguments, size_t bytes, const KernelEnvironment* environment,
