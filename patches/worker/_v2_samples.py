@@ -170,7 +170,7 @@ def ranks(
     vocabulary: int,
     BLOCK_SIZE: int,
 ) -> None:
-    """How many logits are at least that of the row's token in `token_ids` ``[rows]``, into `output` ``[rows]`` int64."""
+    """How many logits are at least that of `token_ids` ``[rows]``, into `output` ``[rows]`` int64."""
     output.copy_(token_logprob_and_rank(logits, token_ids.long().unsqueeze(1))[1])
 
 

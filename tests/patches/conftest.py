@@ -1,0 +1,3 @@
+from __future__ import annotations
+
+from tests.npu.conftest import device  # noqa: F401
