@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ascend_patch.engine.vocabulary import Expiry, Patch, Replace, Retarget, Variant
+from typing import Any
+
+from ascend_patch.engine.vocabulary import Add, Expiry, Patch, Replace, Retarget, Variant
 
 _UTILS = "vllm.v1.spec_decode.utils"
 _RUNNER = "vllm.v1.worker.gpu_model_runner:GPUModelRunner"
@@ -19,16 +21,20 @@ def _on_grid(kernel: str, function: str) -> Replace:
     return Replace(f"{_UTILS}:{kernel}", by=f"{_DRAFTING}:{function}_on_grid")
 
 
-_NEXT_TOKEN_KERNEL = _on_grid("eagle_prepare_next_token_padded_kernel", "prepare_next_token_padded")
+_NEXT_TOKEN = (
+    _on_grid("eagle_prepare_next_token_padded_kernel", "prepare_next_token_padded"),
+    # Up to 0.19 the extents of the grid are computed with a function of Triton's.
+    Add("vllm.triton_utils.importing:TritonPlaceholder.next_power_of_2", by=":next_power_of_2"),
+)
 _KERNELS = (
     _on_grid("eagle_prepare_inputs_padded_kernel", "prepare_inputs_padded"),
-    _NEXT_TOKEN_KERNEL,
+    *_NEXT_TOKEN,
     _on_grid("copy_and_expand_eagle_inputs_kernel", "copy_and_expand"),
 )
 # EAGLE and MTP only. vLLM 0.15 has draft models as well, with one more kernel that nothing stands in for.
 _EARLY = (
     _on_grid("eagle_prepare_inputs_padded_kernel", "early_prepare_inputs_padded"),
-    _NEXT_TOKEN_KERNEL,
+    *_NEXT_TOKEN,
     _COUNTS,
 )
 
@@ -61,3 +67,8 @@ PATCH = Patch(
         Expiry("vllm.v1.spec_decode.utils:eagle_step_update_slot_mapping_and_metadata", mentions="current_platform"),
     ),
 )
+
+
+def next_power_of_2(self: Any, n: int) -> int:
+    """``triton.next_power_of_2`` where there is no Triton; `n` is positive."""
+    return 1 << (n - 1).bit_length()
