@@ -1,10 +1,20 @@
-"""Memory named by addresses, for the references of kernels that take addresses as vLLM has them."""
+"""Memory named by addresses: tables of them for kernels, and their memory for references."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
+
+
+@cache
+def table(rows: tuple[tuple[int, ...], ...], device: torch.device) -> torch.Tensor:
+    """Addresses, and what goes with them, on the device: ``[columns, rows]`` int64, each column contiguous.
+
+    Kept for good, because a captured graph may go on reading it: call it with addresses that stay.
+    """
+    return torch.tensor(rows, dtype=torch.int64).T.contiguous().to(device)
 
 
 def span(memory: Sequence[torch.Tensor], address: int, size: int) -> torch.Tensor:

@@ -8,7 +8,6 @@ way; no vector instructions. It replaces two launches per layer (`index_select` 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 
 import torch
 
@@ -65,12 +64,6 @@ def reference(
         destination.index_copy_(0, targets, source.index_select(0, origins))
 
 
-@cache
-def _table(regions: tuple[tuple[int, int, int, int, int], ...], device: torch.device) -> torch.Tensor:
-    """Addresses, pitches and sizes on the device. Kept, because a captured graph may go on reading it."""
-    return torch.tensor(regions, dtype=torch.int64).T.contiguous().to(device)
-
-
 def _region(source: torch.Tensor, destination: torch.Tensor) -> tuple[int, int, int, int, int]:
     size = source.element_size()
     return (
@@ -92,7 +85,7 @@ def launch(sources: Sequence[torch.Tensor], destinations: Sequence[torch.Tensor]
             KERNEL,
             "copy_blocks_int64",
             cores,
-            *_table(described, block_mapping.device).unbind(0),
+            *addresses.table(described, block_mapping.device).unbind(0),
             block_mapping,
             regions,
             pairs,

@@ -10,11 +10,10 @@ by hostcann's trace), which copy B for every token; stock vLLM needs Triton.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 
 import torch
 
-from ascend_patch.kernels import loading, operators
+from ascend_patch.kernels import addresses, loading, operators
 from ascend_patch.kernels.arguments import expect
 from ascend_patch.kernels.declaration import Kernel
 
@@ -24,22 +23,8 @@ KERNEL = Kernel(
     replaces=11,
     entries=("lora_expand_float", "lora_expand_half", "lora_expand_bfloat16"),
     parameters=(
-        "ptr",
-        "ptr",
-        "ptr",
-        "ptr",
-        "ptr",
-        "ptr",
-        "ptr",
-        "i32",
-        "i32",
-        "i32",
-        "i32",
-        "i32",
-        "i32",
-        "i32",
-        "i32",
-        "i32",
+        *("ptr", "ptr", "ptr", "ptr", "ptr", "ptr", "ptr"),
+        *("i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32"),
     ),
 )
 
@@ -116,12 +101,6 @@ def reference(
         offset += width
 
 
-@cache
-def _table(slices: tuple[tuple[int, int, int], ...], device: torch.device) -> torch.Tensor:
-    """Address, width and offset of each slice on the device. Kept, because a captured graph may go on reading it."""
-    return torch.tensor(slices, dtype=torch.int64).T.contiguous().to(device)
-
-
 def pitch_of(rank: int, size: int) -> int:
     """Elements from one row of B to the next in the unified buffer: a power of two; padded rows start on 32 bytes."""
     pitch = max(8, 1 << (rank - 1).bit_length())
@@ -159,7 +138,7 @@ def launch(
         ENTRIES[output.dtype],
         min(cores, groups * tiles),
         inputs,
-        *_table(tuple(described), output.device).unbind(0),
+        *addresses.table(tuple(described), output.device).unbind(0),
         output,
         token_lora_mapping,
         token_order,

@@ -10,11 +10,10 @@ token; stock vLLM needs Triton.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 
 import torch
 
-from ascend_patch.kernels import loading, operators
+from ascend_patch.kernels import addresses, loading, operators
 from ascend_patch.kernels.arguments import LARGEST_INT32, expect
 from ascend_patch.kernels.declaration import Kernel
 
@@ -88,12 +87,6 @@ def reference(
         output[place] = product.masked_fill((mapping < 0).unsqueeze(1), 0.0)
 
 
-@cache
-def _table(addresses: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """Addresses on the device. Kept, because a captured graph may go on reading them."""
-    return torch.tensor(addresses, dtype=torch.int64).to(device)
-
-
 def launch(
     inputs: torch.Tensor,
     weights: Sequence[torch.Tensor],
@@ -115,7 +108,7 @@ def launch(
         ENTRIES[inputs.dtype],
         min(cores, groups * -(-rank // ranks)),
         inputs,
-        _table(tuple(weight.data_ptr() for weight in weights), inputs.device),
+        addresses.table(tuple((weight.data_ptr(),) for weight in weights), inputs.device),
         output,
         token_lora_mapping,
         token_order,
