@@ -36,14 +36,21 @@ PATCH = Patch(
 
 def silu_and_mul(self: Any, x: Any) -> Any:
     """``silu(x[..., :d]) * x[..., d:]`` for `x` of ``[..., 2 * d]``."""
+    # A subclass inherits this function; what it computes itself stays as it is.
+    if type(self).forward_native.__qualname__ != "SiluAndMul.forward_native":
+        return self.forward_native(x)
     return npu.swiglu(x)
 
 
 def gelu_tanh(self: Any, x: Any) -> Any:
     """The tanh approximation of GELU, which GPT-2's and BERT's "new" and "fast" GELU both are."""
+    if type(self).forward_native.__qualname__ not in ("NewGELU.forward_native", "FastGELU.forward_native"):
+        return self.forward_native(x)
     return npu.gelu_tanh(x)
 
 
 def quick_gelu(self: Any, x: Any) -> Any:
     """``x * sigmoid(1.702 * x)``."""
+    if type(self).forward_native.__qualname__ != "QuickGELU.forward_native":
+        return self.forward_native(x)
     return npu.fast_gelu(x)

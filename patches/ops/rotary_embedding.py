@@ -46,7 +46,9 @@ def rotary_embedding(self: Any, positions: Any, query: Any, key: Any = None) -> 
         query: ``[num_tokens, num_heads * head_size]``.
         key: ``[num_tokens, num_kv_heads * head_size]``, or None where layers share keys.
     """
-    if key is None:
+    # A subclass inherits this function; a rotation of its own stays as it is.
+    own = type(self).forward_native.__qualname__ != "RotaryEmbedding.forward_native"
+    if own or key is None or type(self).forward_static.__qualname__ != "RotaryEmbedding.forward_static":
         return self.forward_native(positions, query, key)
     table = self._match_cos_sin_cache_dtype(query)
     if table is None:  # up to 0.15 it converts its own table

@@ -16,7 +16,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from ascend_patch.activation import contracts_folder
 from ascend_patch.cli.app import app
+from ascend_patch.engine.contract_building import check_overrides
+from ascend_patch.engine.contracts import ContractStore
+from ascend_patch.engine.sources import SourceTree, memory_tree
+from ascend_patch.engine.syntax import find_definition
+from ascend_patch.engine.vocabulary import Target
+from ascend_patch.patches.ops import activation, rms_norm, rotary_embedding
 from tests.end_to_end import upstream
 from tests.end_to_end.upstream import VERSION, Copy, needed, patches
 from tests.end_to_end.worker import CHECKOUT, Worker, overlay_environment
@@ -260,6 +267,57 @@ def test_upstream_changed_something(
 
 def _pairs(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
     return {id: (entry["state"], entry.get("reason", "")) for id, entry in entries.items()}
+
+
+OPERATORS = {
+    "vllm.model_executor.layers.layernorm:RMSNorm": rms_norm.rms_norm,
+    "vllm.model_executor.layers.layernorm:GemmaRMSNorm": rms_norm.gemma_rms_norm,
+    "vllm.model_executor.layers.activation:SiluAndMul": activation.silu_and_mul,
+    "vllm.model_executor.layers.activation:NewGELU": activation.gelu_tanh,
+    "vllm.model_executor.layers.activation:FastGELU": activation.gelu_tanh,
+    "vllm.model_executor.layers.activation:QuickGELU": activation.quick_gelu,
+    "vllm.model_executor.layers.rotary_embedding.base:RotaryEmbedding": rotary_embedding.rotary_embedding,
+}
+"""The layers whose `forward_oot` is ours."""
+
+
+@pytest.mark.parametrize("layer", OPERATORS)
+def test_a_subclass_that_upstream_adds_computes_what_it_says(layer: str) -> None:
+    """It inherits our `forward_oot`: that must not stand in for a computation of its own."""
+    place = Target.parse(layer)
+    sources = SourceTree.open(upstream.installed(), package="vllm", version=VERSION)
+    methods = ("forward_native", "forward_static") if place.qualname == "RotaryEmbedding" else ("forward_native",)
+    for method in methods:
+        upstreams = find_definition(sources, Target(place.module, f"{place.qualname}.{method}"))
+        assert upstreams is not None and not upstreams.inherited, "our function looks for it under this name"
+        scope: dict[str, Any] = {}
+        exec(f"""
+class {place.qualname}:
+    def forward_native(self, *args): return "upstream's"
+    def forward_static(self, *args): return "upstream's"
+class Added({place.qualname}):
+    def {method}(self, *args): return "its own"
+class Derived(Added): ...
+""", scope)  # fmt: skip
+        arguments = ("positions", "query", "key") if place.qualname == "RotaryEmbedding" else ("x",)
+        for name in ("Added", "Derived"):
+            expected = scope[name]().forward_native(*arguments)
+            assert OPERATORS[layer](scope[name](), *arguments) == expected
+
+
+def test_verify_names_a_subclass_that_escapes_a_patch() -> None:
+    if "worker.slot_mapping" not in needed():
+        pytest.skip(f"vLLM {VERSION} works without worker.slot_mapping")
+    sources = SourceTree.open(upstream.installed(), package="vllm", version=VERSION)
+    module = SLOT_MAPPING.partition(":")[0]
+    members = {sources.relative(file): file.data for file in map(sources.find, sources.modules()) if file is not None}
+    members["vllm/v1/worker/sliding.py"] = (
+        f"from {module} import BlockTable\n\n"
+        "class SlidingTable(BlockTable):\n    def compute_slot_mapping(self, *args): ...\n"
+    ).encode()
+    changed = memory_tree("vllm", members, origin="upstream", kind="folder", version=VERSION)
+    found = {item.target: item.text for item in check_overrides(changed, patches(), ContractStore(contracts_folder()))}
+    assert found == {SLOT_MAPPING: f"vllm.v1.worker.sliding:SlidingTable overrides it since {VERSION}"}
 
 
 GREEDY = {"temperature": 0, "max_tokens": 4, "ignore_eos": True, "detokenize": False}
