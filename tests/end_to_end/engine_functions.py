@@ -141,6 +141,12 @@ def traced_operators(name: str, prompts: list[Any], params: Any) -> list[str]:
         return sorted(counts()["aclnn"])
 
 
+def model_runner(name: str) -> str:
+    """The module of the class that runs an engine's model."""
+    found: list[str] = ENGINES[name].collective_rpc(lambda worker: type(worker.model_runner).__module__)
+    return found[0]
+
+
 def accepted_drafts(name: str) -> tuple[int, int]:
     """How many draft tokens an engine has proposed so far, and how many of them were accepted."""
     values = {metric.name: getattr(metric, "value", 0) for metric in ENGINES[name].get_metrics()}
@@ -312,6 +318,10 @@ def move_blocks(seed: int, rounds: int, staging_bytes: int) -> list[str]:
                         for source, destination in zip(froms, tos, strict=True):
                             tensor[destination] = sources[key][source].cpu()
                     parameters = cuda_mem_ops.build_params(sources, destinations, stream)
+                    # Work on that stream: a copy that is not on it lacks an order, which hostcann can report.
+                    with torch.npu.stream(stream):
+                        for tensor in device.values():
+                            tensor.add_(0)
                     cuda_mem_ops.copy_blocks(froms, tos, parameters)
                     stream.synchronize()
                     wrong += [

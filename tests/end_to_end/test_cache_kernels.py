@@ -123,3 +123,13 @@ def test_scattered_blocks_move_out_and_back(process: Worker, worker: Worker, sta
     found = process.call("move_blocks", seed=staging_bytes, rounds=15, staging_bytes=staging_bytes)
     gathers = process is worker and staging_bytes > 1
     assert found == (["copy_blocks_int64"] if gathers else [])
+
+
+def test_transfers_keep_the_order_of_streams(tmp_path: Path) -> None:
+    skip_without("kv_offload.simple_cpu")
+    process = Worker(tmp_path / "worker.log", HOSTCANN_STREAMS="check")
+    try:
+        assert process.call("move_blocks", seed=7, rounds=8, staging_bytes=4000) == ["copy_blocks_int64"]
+    finally:
+        assert process.close() == 0, process.log_tail()
+    assert process.complaints() == []
