@@ -66,7 +66,7 @@ def _stand_development(registry: Registry, tree: SourceTree, store: ContractStor
     """A build between two releases: by its number, unless other variants are for the release that it is most like."""
     names = store.versions()
     not_newer = [text for text in names if not newer(text, tree.version)]
-    later = [text for text in names if newer(text, tree.version)]
+    later = [text for text in names if newer(text, tree.version) and any(_choices(registry, text))]
     mine = _choices(registry, tree.version)
     if not not_newer or all(_choices(registry, text) == mine for text in later):
         return Standing(tree.version)
