@@ -10,6 +10,7 @@ import json
 import os
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -66,6 +67,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
+            start_new_session=True,  # so that it can be killed with the processes it started
         )
         self._buffer = b""
         self._closing_at = 0
@@ -95,7 +97,7 @@ class Worker:
         while b"\n" not in self._buffer:
             ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
             if not ready:
-                self.process.kill()
+                self._kill()
                 raise WorkerError(f"{function} took more than {timeout:.0f} s\n{self.log_tail()}")
             piece = os.read(descriptor, 1 << 16)
             if not piece:
@@ -104,6 +106,10 @@ class Worker:
             self._buffer += piece
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
+
+    def _kill(self) -> None:
+        """End it and the engine processes that it has: an orphan would go on computing."""
+        os.killpg(self.process.pid, signal.SIGKILL)
 
     def log(self) -> str:
         return self.log_file.read_text(encoding="utf-8", errors="replace")
@@ -123,7 +129,7 @@ class Worker:
         try:
             code = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
-            self.process.kill()
+            self._kill()
             self.process.wait()
             raise WorkerError(f"the worker did not end within {timeout:.0f} s\n{self.log_tail()}") from None
         finally:
