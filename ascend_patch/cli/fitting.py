@@ -45,9 +45,9 @@ def _ours(module: str, name: str) -> _Function | None:
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
         return None
     nodes = bindings(SourceFile(module, spec.origin, Path(spec.origin).read_bytes()).syntax.body, name)
+    last = nodes[-1] if nodes else None
     # A decorator may put anything into the slot.
-    plain = nodes and isinstance(nodes[-1], FunctionNode) and not nodes[-1].decorator_list
-    return nodes[-1] if plain else None
+    return last if isinstance(last, FunctionNode) and not last.decorator_list else None
 
 
 def refusals(theirs: _Function, ours: _Function) -> Iterator[str]:
