@@ -1,4 +1,20 @@
-"""vLLM's second model runner, without Triton."""
+"""vLLM's second model runner, without Triton.
+
+Covered: dense decoders on one device, eager; prefill in chunks, cached prefixes, preemption, async scheduling, and
+what the sampler does (see `_KERNELS`). What is missing for the rest:
+
+- speculation: the kernels of ``spec_decode``, `_expand_idx_mapping_kernel`, and several logits per request; on one count
+  those for `_combine_sampled_and_draft_tokens_kernel`, `_post_update_kernel`, `_penalties_kernel`,
+  `_bad_words_kernel` and `_gumbel_sample_kernel`;
+- pipeline parallelism, pooling: the streams of `PPHandler` and `AsyncPoolingOutput`,
+  `_post_update_num_computed_tokens_kernel`, requests without a row (index -1);
+- data parallelism, mixture of experts: padded batches, behind which `compute_slot_mappings` would have to pad;
+- graphs: capture in ``cudagraph_utils`` on NPU streams, padded requests, fixed addresses for what is allocated here;
+- context parallelism: `_dcp_local_seq_lens_kernel`, `cp_local_slot`, ``pcp_manager``;
+- Mamba and hybrid models, multimodal models, prompt embeddings: the kernels of ``model_states`` and ``mm``;
+- thinking budgets, trace replay, sampling masks, watermarks, sharded sampling: a kernel or two each in ``sample``;
+- tensor parallelism, LoRA and KV connectors: no kernel more, but never tried on V2.
+"""
 
 from __future__ import annotations
 
@@ -68,8 +84,9 @@ _WORKER: tuple[Rewrite, ...] = (
 
 PATCH = Patch(
     id="worker.model_runner_v2",
-    why="Model runner V2 is made of Triton kernels. With this patch VLLM_USE_V2_MODEL_RUNNER=1 runs it on operators of"
-    " torch-npu and on our kernels, for dense decoders; what needs more is refused at start.",
+    why="Model runner V2 is made of Triton kernels: this runs it, where VLLM_USE_V2_MODEL_RUNNER=1 asks for it, on"
+    " PyTorch operators and our kernels, for dense decoders in eager mode on one device; it refuses at start what needs"
+    " more: speculation, LoRA, MoE, multimodal, pooling and hybrid models, graphs, KV connectors, parallelism.",
     on=False,  # V1 is what is tested throughout; V2 launches more operators per step here
     requires=("worker.init_device", "worker.kernel_warmup"),
     variants=(
@@ -104,6 +121,7 @@ def missing_on_npu(config: Any) -> list[str]:
     asked = {
         "speculative decoding": config.speculative_config is not None,
         "LoRA": config.lora_config is not None,
+        "tensor parallelism": parallel.tensor_parallel_size > 1,
         "pipeline parallelism": parallel.pipeline_parallel_size > 1,
         "data parallelism": parallel.data_parallel_size > 1,
         "decode context parallelism": parallel.decode_context_parallel_size > 1,
@@ -135,7 +153,7 @@ def missing_on_npu(config: Any) -> list[str]:
 
 def _has_reasoning(config: Any) -> bool:
     reasoning = config.reasoning_config
-    return reasoning is not None and bool(reasoning.reasoning_parser or reasoning.enabled)
+    return reasoning is not None and bool(reasoning.reasoning_parser or reasoning.reasoning_start_str)
 
 
 def no_unified_addresses() -> bool:
