@@ -3,9 +3,8 @@
 Covered: dense decoders on one device, eager; prefill in chunks, cached prefixes, preemption, async scheduling, and
 what the sampler does (see `_KERNELS`). What is missing for the rest:
 
-- speculation: the kernels of ``spec_decode``, `_expand_idx_mapping_kernel`, and several logits per request; on one count
-  those for `_combine_sampled_and_draft_tokens_kernel`, `_post_update_kernel`, `_penalties_kernel`,
-  `_bad_words_kernel` and `_gumbel_sample_kernel`;
+- speculation: the kernels of ``spec_decode``, `_expand_idx_mapping_kernel`, and several logits per request where the
+  functions here count on one: `combine_sampled_tokens`, `post_update`, `penalties`, `bad_words`, `gumbel_sample`;
 - pipeline parallelism, pooling: the streams of `PPHandler` and `AsyncPoolingOutput`,
   `_post_update_num_computed_tokens_kernel`, requests without a row (index -1);
 - data parallelism, mixture of experts: padded batches, behind which `compute_slot_mappings` would have to pad;
@@ -87,7 +86,7 @@ PATCH = Patch(
     why="Model runner V2 is made of Triton kernels: this runs it, where VLLM_USE_V2_MODEL_RUNNER=1 asks for it, on"
     " PyTorch operators and our kernels, for dense decoders in eager mode on one device; it refuses at start what needs"
     " more: speculation, LoRA, MoE, multimodal, pooling and hybrid models, graphs, KV connectors, parallelism.",
-    on=False,  # V1 is what is tested throughout; V2 launches more operators per step here
+    on=False,  # V1 is what is tested throughout, and what vLLM chooses where there is no Triton
     requires=("worker.init_device", "worker.kernel_warmup"),
     variants=(
         Variant(versions=">=0.32.0,<0.33", rewrites=_ALWAYS),
