@@ -1,6 +1,6 @@
 """What README.md and README.zh.md hold between `<!-- NAME -->` and `<!-- /NAME -->`, each on a line of its own.
 
-.venv/bin/python scripts/readme.py        # the output of the command line; benchmarks fill in the other places
+.venv/bin/python scripts/readme.py        # versions and command line; benchmarks fill in the other places
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+
+import stacks
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 COMMANDS = ("list --area ops", "show worker.init_device", "diff worker.init_device", "doctor")
@@ -41,5 +43,18 @@ def command_line() -> str:
     return "\n".join(blocks)
 
 
+def versions() -> str:
+    """The vLLM releases that are tested end to end, with their stacks, and those that stand by their contracts."""
+    tested = stacks.tested_versions()
+    rows = ["| vLLM, tested end to end | torch | torch-npu | transformers |", "|---|---|---|---|"]
+    for stack in map(stacks.find, tested):
+        transformers = stack.transformers.removeprefix("transformers")
+        rows.append(f"| {stack.vllm} | {stack.torch} | {stack.torch_npu} | {transformers} |")
+    known = {path.stem for path in (CHECKOUT / "patches" / "contracts").glob("*.json")} - set(tested)
+    others = ", ".join(sorted(known, key=lambda name: [int(part) for part in name.split(".")]))
+    return "\n".join(rows) + f"\n\nBy their contracts only: {others}.\n"
+
+
 if __name__ == "__main__":
+    put("versions", versions())
     put("cli", command_line())
