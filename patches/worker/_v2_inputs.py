@@ -2,6 +2,7 @@
 
 The functions take the arguments of the Triton kernels whose place they take, and the grid before them. Nothing here
 waits for the device: how many tokens a batch has is known to it alone, so whole buffers are computed and cut by masks.
+Rows are taken with `index_select`, since torch-npu's indexing by a tensor does wait.
 Names: `idx_mapping` ``[requests]`` int64 gives the row of each of the batch's requests in the persistent states;
 `query_start_loc` ``[requests + 1]`` int32 the first token of each request in the batch.
 """
@@ -67,7 +68,7 @@ def apply_write(
         lengths = torch.diff(ends, prepend=ends.new_zeros(1))
         # What is added to a number's place in `contents` to get its place in the row.
         shift = starts - ends + lengths
-        places = rows[write].long() * stride + (shift[write] + order)
+        places = rows.index_select(0, write).long() * stride + (shift.index_select(0, write) + order)
     output.view(-1).scatter_(0, places, contents)
 
 
@@ -99,7 +100,7 @@ def gather_block_tables(
         if MASK_SLIDING_WINDOW:
             assert num_computed_tokens is not None and sliding_window_reach is not None and block_sizes is not None
             reach = sliding_window_reach[group]
-            before = (num_computed_tokens[idx_mapping] - reach).clamp_min(0) // block_sizes[group]
+            before = (num_computed_tokens.index_select(0, idx_mapping) - reach).clamp_min(0) // block_sizes[group]
             columns = torch.arange(source.shape[1], dtype=before.dtype, device=before.device)
             destination[:requests].masked_fill_((columns < before.unsqueeze(1)) & (reach > 0), 0)
 
@@ -154,11 +155,11 @@ def prepare_prefill_inputs(
         prefill_lens: ``[max requests]`` int32, like `num_computed_tokens`.
     """
     order, request = tokens_of_requests(query_start_loc, grid[0], input_ids.shape[0])
-    computed = num_computed_tokens[idx_mapping]
-    is_prefill = computed < prefill_lens[idx_mapping]
-    position = (computed - query_start_loc[: grid[0]])[request] + order
-    tokens = token_at(all_token_ids, idx_mapping[request], position)
-    taken = is_prefill[request] & (order < query_start_loc[grid[0]])
+    computed = num_computed_tokens.index_select(0, idx_mapping)
+    is_prefill = computed < prefill_lens.index_select(0, idx_mapping)
+    position = (computed - query_start_loc[: grid[0]]).index_select(0, request) + order
+    tokens = token_at(all_token_ids, idx_mapping.index_select(0, request), position)
+    taken = is_prefill.index_select(0, request) & (order < query_start_loc[grid[0]])
     input_ids.copy_(torch.where(taken, tokens, input_ids))
 
 
@@ -180,11 +181,11 @@ def prepare_pos_seq_lens(
         seq_lens: ``[max requests]`` int32, filled.
     """
     requests = grid[0] - 1
-    before_first = num_computed_tokens[idx_mapping] - query_start_loc[:requests]
+    before_first = num_computed_tokens.index_select(0, idx_mapping) - query_start_loc[:requests]
     seq_lens[:requests] = before_first + query_start_loc[1 : requests + 1]
     seq_lens[requests:].zero_()
     order, request = tokens_of_requests(query_start_loc, requests, positions.shape[0])
-    positions.copy_(before_first[request] + order)
+    positions.copy_(before_first.index_select(0, request) + order)
 
 
 @Launched
@@ -211,9 +212,9 @@ def combine_sampled_tokens(
     """
     requests = grid[0]
     torch.sub(query_start_loc[1 : requests + 1], 1, out=logits_indices)
-    decodes = seq_lens[:requests] > prefill_len[idx_mapping]
-    sampled = last_sampled_tokens.view(-1)[idx_mapping].to(input_ids.dtype)
-    input_ids.scatter_(0, logits_indices, torch.where(decodes, sampled, input_ids[logits_indices]))
+    decodes = seq_lens[:requests] > prefill_len.index_select(0, idx_mapping)
+    sampled = last_sampled_tokens.view(-1).index_select(0, idx_mapping).to(input_ids.dtype)
+    input_ids.scatter_(0, logits_indices, torch.where(decodes, sampled, input_ids.index_select(0, logits_indices)))
 
 
 @Launched
@@ -228,7 +229,7 @@ def get_num_sampled_and_rejected(
 ) -> None:
     """In place: a request in the middle of its prompt has sampled nothing and rejected nothing."""
     requests = grid[0]
-    unfinished = seq_lens[:requests] < prefill_len[idx_mapping]
+    unfinished = seq_lens[:requests] < prefill_len.index_select(0, idx_mapping)
     num_sampled.masked_fill_(unfinished, 0)
     logits = cu_num_logits[1 : requests + 1] - cu_num_logits[:requests]
     num_rejected.copy_((logits - num_sampled).masked_fill_(unfinished, 0))
@@ -265,11 +266,11 @@ def post_update(
     token = sampled_tokens.view(-1)
     sampled = num_sampled > 0
     last = last_sampled_tokens.view(-1)
-    last.scatter_(0, idx_mapping, torch.where(sampled, token, last[idx_mapping]))
+    last.scatter_(0, idx_mapping, torch.where(sampled, token, last.index_select(0, idx_mapping)))
     width = all_token_ids.shape[1]
-    place = idx_mapping * width + total_len[idx_mapping].clamp_max(width - 1)
+    place = idx_mapping * width + total_len.index_select(0, idx_mapping).clamp_max(width - 1)
     flat = all_token_ids.view(-1)
-    flat.scatter_(0, place, torch.where(sampled, token.to(flat.dtype), flat[place]))
+    flat.scatter_(0, place, torch.where(sampled, token.to(flat.dtype), flat.index_select(0, place)))
     output_bin_counts.view(-1).index_add_(0, idx_mapping * output_bin_counts_stride + token, num_sampled)
     total_len.index_add_(0, idx_mapping, num_sampled)
     lengths = query_start_loc[1 : grid[0] + 1] - query_start_loc[: grid[0]]

@@ -40,7 +40,7 @@ def temperature(
     BLOCK_SIZE: int,
 ) -> None:
     """Divide each row by its temperature; 0 stands for greedy and 1 for nothing to do."""
-    min_p_temperature(logits, temperatures[rows_of], None)
+    min_p_temperature(logits, temperatures.index_select(0, rows_of), None)
 
 
 @Launched
@@ -54,7 +54,7 @@ def min_p(
     BLOCK_SIZE: int,
 ) -> None:
     """Exclude tokens whose probability is below the limit times the largest one."""
-    min_p_temperature(logits, None, limits[rows_of])
+    min_p_temperature(logits, None, limits.index_select(0, rows_of))
 
 
 @Launched
@@ -78,10 +78,10 @@ def bincount(
         output_bin_counts: ``[max requests, vocabulary]`` int32: tokens that a resumed request had put out are counted.
     """
     width = min(grid[1] * BLOCK_SIZE, all_token_ids.shape[1])
-    tokens = all_token_ids[:, :width][rows_of].long()
+    tokens = all_token_ids[:, :width].index_select(0, rows_of).long()
     places = columns(width, tokens)
-    in_prompt = places < prompt_len[rows_of].unsqueeze(1)
-    in_output = ~in_prompt & (places < prefill_len[rows_of].unsqueeze(1))
+    in_prompt = places < prompt_len.index_select(0, rows_of).unsqueeze(1)
+    in_output = ~in_prompt & (places < prefill_len.index_select(0, rows_of).unsqueeze(1))
     counts = in_output.to(output_bin_counts.dtype).view(-1)
     tokens_put_out = torch.where(in_output, tokens, 0) + rows_of.unsqueeze(1) * output_bin_counts_stride
     output_bin_counts.view(-1).index_add_(0, tokens_put_out.view(-1), counts)
@@ -113,14 +113,14 @@ def penalties(
     Args:
         repetition: ``[max requests]`` float32, as `frequency` and `presence`; 1, 0 and 0 change nothing.
     """
-    counts = output_bin_counts[rows_of][:, :vocabulary]
+    counts = output_bin_counts.index_select(0, rows_of)[:, :vocabulary]
     put_out = counts > 0
-    words = prompt_bin_mask[rows_of].unsqueeze(-1) >> columns(WORD_BITS, counts)
+    words = prompt_bin_mask.index_select(0, rows_of).unsqueeze(-1) >> columns(WORD_BITS, counts)
     seen = (words & 1).flatten(1)[:, :vocabulary].bool() | put_out
-    scale = torch.where(seen, repetition[rows_of].unsqueeze(1), 1.0)
+    scale = torch.where(seen, repetition.index_select(0, rows_of).unsqueeze(1), 1.0)
     logits.mul_(torch.where(logits > 0, 1.0 / scale, scale))
-    logits.sub_(frequency[rows_of].unsqueeze(1) * counts)
-    logits.sub_(presence[rows_of].unsqueeze(1) * put_out)
+    logits.sub_(frequency.index_select(0, rows_of).unsqueeze(1) * counts)
+    logits.sub_(presence.index_select(0, rows_of).unsqueeze(1) * put_out)
 
 
 @Launched
@@ -159,22 +159,22 @@ def bias(
     """
 
     def listed(ids: torch.Tensor, count: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return ids[rows_of], columns(ids.shape[1], ids) < count[rows_of].unsqueeze(1)
+        return ids.index_select(0, rows_of), columns(ids.shape[1], ids) < count.index_select(0, rows_of).unsqueeze(1)
 
     allowed, valid = listed(allowed_ids, num_allowed)
-    limited = (num_allowed[rows_of] > 0).unsqueeze(1)
+    limited = (num_allowed.index_select(0, rows_of) > 0).unsqueeze(1)
     logits.masked_fill_(limited & ~chosen(allowed, valid, vocabulary), -torch.inf)
 
     biased, valid = listed(biased_ids, num_biased)
-    added = torch.where(valid, biases[rows_of], 0.0).to(logits.dtype)
+    added = torch.where(valid, biases.index_select(0, rows_of), 0.0).to(logits.dtype)
     logits.scatter_add_(1, torch.where(valid, biased, 0).long(), added)
 
     stops, valid = listed(stop_ids, num_stops)
-    early = (positions + 1 < min_lens[rows_of]).unsqueeze(1)
+    early = (positions + 1 < min_lens.index_select(0, rows_of)).unsqueeze(1)
     banned = chosen(stops, valid & early, vocabulary)
     if CHECK_ALL_MASKED_ROWS:
         nothing_left = logits.masked_fill(banned, -torch.inf).amax(1) == -torch.inf
-        restored = nothing_left & (restore_when_all_masked[rows_of] != 0)
+        restored = nothing_left & (restore_when_all_masked.index_select(0, rows_of) != 0)
         banned &= ~(restored.unsqueeze(1) & logits.isfinite())
     logits.masked_fill_(banned, -torch.inf)
 
@@ -206,18 +206,18 @@ def bad_words(
     """
     rows, most = grid
     vocabulary = logits.shape[1]
-    tokens = word_token_ids[rows_of]
+    tokens = word_token_ids.index_select(0, rows_of)
     width = tokens.shape[1]
-    valid = columns(most, tokens) < num_words[rows_of].unsqueeze(1)
-    ends = torch.where(valid, offsets[:, 1 : most + 1][rows_of], width)
+    valid = columns(most, tokens) < num_words.index_select(0, rows_of).unsqueeze(1)
+    ends = torch.where(valid, offsets[:, 1 : most + 1].index_select(0, rows_of), width)
     # The word of each place in a row; places behind the last word go to one word more.
     place = columns(width, tokens).expand(rows, width).contiguous()
     word = torch.searchsorted(ends, place, right=True)
     known = word.clamp_max(most - 1)
     end = ends.gather(1, known)
     # A word's token but the last has to be where it would be if the last one came next.
-    position = total_len[rows_of].unsqueeze(1) - (end - 1 - place)
-    before_output = position < prompt_len[rows_of].unsqueeze(1)
+    position = total_len.index_select(0, rows_of).unsqueeze(1) - (end - 1 - place)
+    before_output = position < prompt_len.index_select(0, rows_of).unsqueeze(1)
     actual = token_at(all_token_ids, rows_of.unsqueeze(1).expand_as(position).reshape(-1), position.reshape(-1))
     differs = (before_output | (actual.view_as(tokens) != tokens)) & (place < end - 1)
     misses = torch.zeros((rows, most + 1), dtype=torch.int32, device=tokens.device)

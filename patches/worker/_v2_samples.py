@@ -115,8 +115,8 @@ def gumbel_sample(
         seeds: ``[max requests]`` int64; `temperatures` ``[max requests]`` float32.
         positions: ``[rows]`` int64, the position whose successor is sampled.
     """
-    noise = gumbel_noise(hashed(seeds[rows_of], positions, vocabulary))
-    noise.masked_fill_((temperatures[rows_of] == 0).unsqueeze(1), 0)
+    noise = gumbel_noise(hashed(seeds.index_select(0, rows_of), positions, vocabulary))
+    noise.masked_fill_((temperatures.index_select(0, rows_of) == 0).unsqueeze(1), 0)
     best, token = noise.add_(logits).max(1)
     local_max.fill_(-torch.inf)
     local_max[:, 0] = best
@@ -201,8 +201,8 @@ def fill_logprob_token_ids(
     out_ids[:, 0] = sampled
     out_valid[:, 0] = True
     width = out_ids.shape[1] - 1
-    count = num_wanted[rows_of].unsqueeze(1)
-    wanted = _fitted(wanted_ids[rows_of], width)
+    count = num_wanted.index_select(0, rows_of).unsqueeze(1)
+    wanted = _fitted(wanted_ids.index_select(0, rows_of), width)
     best = _fitted(best_ids[: grid[0], :NUM_TOPK], width) if NUM_TOPK else torch.zeros_like(wanted)
     valid = columns(width, out_ids) < torch.where(count > 0, count, NUM_TOPK)
     out_ids[:, 1:] = torch.where(valid, torch.where(count > 0, wanted, best), 0)
@@ -226,5 +226,7 @@ def prompt_logprobs_token_ids(
 ) -> None:
     """The token that follows each of the batch's tokens, into `output` ``[tokens]`` int64."""
     order, request = tokens_of_requests(query_start_loc, grid[0], output.shape[0])
-    before_first = num_computed_tokens[idx_mapping] - query_start_loc[: grid[0]]
-    output.copy_(token_at(all_token_ids, idx_mapping[request], before_first[request] + order + 1))
+    before_first = num_computed_tokens.index_select(0, idx_mapping) - query_start_loc[: grid[0]]
+    output.copy_(
+        token_at(all_token_ids, idx_mapping.index_select(0, request), before_first.index_select(0, request) + order + 1)
+    )
