@@ -48,7 +48,7 @@ def stand(registry: Registry, tree: SourceTree, store: ContractStore) -> Standin
         SourceError: the tree's version is unknown.
         ContractError: a contract file is unreadable.
     """
-    if any(_choices(registry, tree.version)):
+    if any(fits(tree.version, variant.versions) for patch in registry for variant in patch.variants):
         return _stand_development(registry, tree, store) if is_development(tree.version) else Standing(tree.version)
     newest_first = _sets(store, reversed(store.versions()))
     found = _alike(newest_first, tree)
