@@ -13,6 +13,7 @@ _MODULES = {
     "activation": ("fast_gelu", "gelu_tanh", "swiglu"),
     "attention": ("paged_attention", "paged_attention_supports", "varlen_attention", "varlen_attention_supports"),
     "device": (
+        "Stream",
         "device_count",
         "device_name",
         "is_available",
@@ -30,6 +31,7 @@ _MODULES = {
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "Stream",
     "add_rms_norm",
     "compute_slot_mapping",
     "context_slots",
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
         varlen_attention_supports,
     )
     from ascend_patch.npu.device import (
+        Stream,
         device_count,
         device_name,
         is_available,

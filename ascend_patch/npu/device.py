@@ -20,6 +20,18 @@ _FAMILIES: tuple[tuple[str, SocFamily], ...] = (
 )
 
 
+class Stream(torch.npu.Stream):
+    """A stream that can be asked what `torch.cuda.Stream` can.
+
+    torch-npu has priorities but cannot tell their range; every stream gets the default one.
+    """
+
+    @staticmethod
+    def priority_range() -> tuple[int, int]:
+        """Least and greatest priority."""
+        return 0, 0
+
+
 def is_available() -> bool:
     """Whether torch_npu finds at least one device."""
     return bool(torch.npu.is_available())

@@ -10,20 +10,14 @@ from typing import Any, ClassVar
 
 import torch
 
+from ascend_patch import npu
+
 PAGE = 4096
 """Bytes to which the disk backend aligns its buffers for direct I/O (``_ALIGNMENT`` in its module)."""
 
 
-class _Stream(torch.npu.Stream):
-    """torch-npu has priorities but cannot tell their range; every stream gets the default one."""
-
-    @staticmethod
-    def priority_range() -> tuple[int, int]:
-        return 0, 0
-
-
 class _Cuda:
-    Stream: ClassVar[type] = _Stream
+    Stream: ClassVar[type] = npu.Stream
 
 
 class Torch:

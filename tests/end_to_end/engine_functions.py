@@ -9,6 +9,7 @@ import gc
 from typing import Any
 
 ENGINES: dict[str, Any] = {}
+SILENCED: list[Any] = []
 SMALL_CACHE_BYTES = 64 << 20
 
 
@@ -38,8 +39,14 @@ def load(name: str, model: str, **options: Any) -> dict[str, Any]:
 
 
 def unload(name: str) -> None:
-    """Give up an engine, its weights and its KV cache."""
+    """Give up an engine, its weights and its KV cache; beside others only its name.
+
+    vLLM's shutdown destroys the process groups, which all engines of a process share.
+    """
     llm = ENGINES.pop(name)
+    if ENGINES:
+        SILENCED.append(llm)
+        return
     llm.llm_engine.engine_core.shutdown()
     del llm
     gc.collect()

@@ -40,6 +40,8 @@ def overlay_environment(**changes: str) -> dict[str, str]:
         "VLLM_LOGGING_LEVEL": "INFO",
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
         "TOKENIZERS_PARALLELISM": "false",
+        # Other tests switch it off in the process that runs the tests.
+        "TORCH_DEVICE_BACKEND_AUTOLOAD": "",
         **changes,
     }
     return {name: value for name, value in environment.items() if value != ""}
