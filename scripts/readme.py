@@ -39,6 +39,7 @@ def command_line() -> str:
         if done.returncode not in (0, 1) or not done.stdout:
             sys.exit(f"ascend-patch {command}: exit code {done.returncode}\n{done.stderr}")
         shown = "\n".join(line.rstrip() for line in done.stdout.strip("\n").splitlines())
+        shown = shown.replace(f"{CHECKOUT}/", "").replace(str(Path.home()), "~")  # nobody else's folders
         blocks.append(f"```console\n$ ascend-patch {command}\n{shown}\n```\n")
     return "\n".join(blocks)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from . import aliases
+from . import aliases, marks
 from .slots import Change, SlotChange
 
 
@@ -56,7 +56,10 @@ class Journal:
         owners = {id(entry.change): entry.patch for entry in self._entries}
         places: dict[str, list[str]] = {}
         for alias in aliases.find(aliases.followed(entry.change for entry in self._entries), aliases.loaded()):
-            places.setdefault(owners[id(alias.change)], []).append(str(alias))
+            # A patch on top of another replaced our own function, which the module that defines it goes on holding.
+            stored: Any = alias.change.slot.stored
+            if not (marks.owner_of(stored) and stored.__module__ == alias.module.__name__):
+                places.setdefault(owners[id(alias.change)], []).append(str(alias))
         return places
 
     def executed_again(self, module: ModuleType) -> None:

@@ -131,6 +131,13 @@ def test_aliases_outside_the_package_are_named_and_left_alone(toy: Toy) -> None:
     assert overlay.status()[0].stale_aliases == ()
 
 
+def test_our_own_function_below_another_patch_is_no_alias(toy: Toy) -> None:
+    overlay = toy.overlay(GREET, patch_of("toy.loud", Wrap("toy.core:greet", by=":louder")))
+    overlay.install()
+    assert toy.module("toy.core").greet("x") == "PATCHED X!"
+    assert [status.stale_aliases for status in overlay.status()] == [(), ()]
+
+
 def test_the_gate_sweeps_once_more(toy: Toy) -> None:
     overlay = toy.overlay(GREET)
     core, consumer = toy.module("toy.core"), toy.module("toy.consumer")
