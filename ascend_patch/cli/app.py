@@ -50,7 +50,7 @@ Environment:
   VLLM_ASCEND_PATCH_STRICT=1    any drift is an error
   VLLM_ASCEND_PATCH_ASSUME_VERSION  take the installed vLLM for this version, whatever it says
   ASCEND_PATCH_DEVICE           auto (default), npu, or host (a CANN for the CPU)
-  ASCEND_PATCH_KERNELS=0        no AscendC kernels: their PyTorch references run
+  ASCEND_PATCH_KERNELS=0        no AscendC kernels (-NAME,-NAME: not these): their PyTorch references run
   ASCEND_PATCH_KERNEL_PATH      a folder of built kernels, searched first
   NO_COLOR=1                    no colours
 

@@ -22,7 +22,8 @@ HELP = """List, build and check the AscendC kernels.
 Torch is not imported and nothing is loaded. Binaries are searched in this order:
 ASCEND_PATCH_KERNEL_PATH, the package, the just-in-time cache (built there when missing: for the
 NPU with CANN's aclrtc, for hostcann with the system's C++ compiler). Without one a kernel's
-PyTorch reference runs, with one line in the log. ASCEND_PATCH_KERNELS=0 switches all of them off.
+PyTorch reference runs, with one line in the log. ASCEND_PATCH_KERNELS=0 switches all of them off,
+ASCEND_PATCH_KERNELS=-NAME,-NAME single ones.
 No binary for an NPU is shipped: none was ever built or run by the project.
 """
 

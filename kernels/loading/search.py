@@ -25,7 +25,7 @@ from ascend_patch.kernels.loading.targets import (
 )
 
 SWITCH = "ASCEND_PATCH_KERNELS"
-"""``0`` switches all kernels off."""
+"""``0`` switches all kernels off, ``-NAME`` (several with commas) those that it names."""
 PATH = "ASCEND_PATCH_KERNEL_PATH"
 """A folder of ``ascend-patch kernels build --output``: searched first."""
 PREBUILT = catalogue.FOLDER / "prebuilt"
@@ -60,8 +60,9 @@ def find(kernel: Kernel, device: int) -> Loaded | str:
 
 
 def _find(kernel: Kernel) -> Loaded:
-    if os.environ.get(SWITCH) == "0":
-        raise KernelUnavailable(f"switched off by {SWITCH}=0")
+    switch = os.environ.get(SWITCH, "")
+    if is_off(kernel.name, switch):
+        raise KernelUnavailable(f"switched off by {SWITCH}={switch}")
     target = needed_target(acl.soc_name(), acl.on_host())
     refusals = []
     for place, folder in places(kernel, target):
@@ -77,6 +78,24 @@ def _find(kernel: Kernel) -> Loaded:
         _log.debug("kernel %s: %s (%s)", kernel.name, file.path, place)
         return found
     raise KernelUnavailable("; ".join(refusals))
+
+
+def is_off(name: str, switch: str) -> bool:
+    """Whether a kernel is switched off by a value of `SWITCH`.
+
+    Raises:
+        KernelUnavailable: the value says nothing, or names a kernel that does not exist.
+    """
+    if switch in ("", "0", "1"):
+        return switch == "0"
+    known = catalogue.kernels()
+    for word in switch.split(","):
+        if word[:1] != "-" or word[1:] not in known:
+            raise KernelUnavailable(
+                f"{SWITCH}={switch} is not understood at {word!r}: 0 for all kernels, or -NAME,-NAME "
+                f"with names of 'ascend-patch kernels list'"
+            )
+    return f"-{name}" in switch.split(",")
 
 
 def needed_target(soc: str, on_host: bool) -> Target:

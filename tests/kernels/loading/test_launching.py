@@ -14,6 +14,7 @@ import pytest
 
 from ascend_patch.kernels import loading
 from ascend_patch.kernels.declaration import KernelLaunchError, KernelUnavailable
+from ascend_patch.kernels.loading import search
 
 from .toy import KERNEL
 
@@ -92,6 +93,28 @@ def test_without_a_binary_launch_says_why(kernels: Path, npu: ModuleType, monkey
     monkeypatch.setenv("ASCEND_PATCH_KERNELS", "0")
     with pytest.raises(KernelUnavailable, match="switched off by ASCEND_PATCH_KERNELS=0"):
         loading.launch(KERNEL, "toy_scale", 1, 1, npu.zeros(1, device="npu"), 1.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("switch", "reason"),
+    [
+        ("-toy", "switched off by ASCEND_PATCH_KERNELS=-toy"),
+        ("-toy,-tyo", "not understood at '-tyo': 0 for all kernels, or -NAME,-NAME"),
+        ("toy", "not understood at 'toy'"),
+        ("off", "not understood at 'off'"),
+    ],
+)
+def test_single_kernels_are_switched_off_by_name(
+    switch: str, reason: str, kernels: Path, npu: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ASCEND_PATCH_KERNELS", switch)
+    with pytest.raises(KernelUnavailable, match=reason):
+        loading.launch(KERNEL, "toy_scale", 1, 1, npu.zeros(1, device="npu"), 1.0, 0)
+
+
+def test_other_kernels_stay_on() -> None:
+    assert search.is_off("apply_penalties", "-apply_penalties,-zero_blocks")
+    assert not search.is_off("lora_shrink", "-apply_penalties,-zero_blocks")
 
 
 def test_the_trace_shows_one_launch_by_the_name_of_the_entry(kernels: Path, npu: ModuleType) -> None:
