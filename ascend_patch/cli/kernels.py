@@ -165,10 +165,12 @@ def build(
 def _build_host(kernels: list[Kernel], target: str | None) -> list[dict[str, str]]:
     from ascend_patch.kernels.building import BuildError, host
     from ascend_patch.kernels.loading.targets import host_target
-    from ascend_patch.toolchain import Toolchain
+    from ascend_patch.toolchain import NoCompiler, Toolchain
 
-    if Toolchain.find() is None:
-        raise Refusal("no C++ compiler was found: install g++ or clang, or set CXX")
+    try:
+        Toolchain.require()
+    except NoCompiler as error:
+        raise Refusal(f"no C++ compiler: {error}") from None
     try:
         if target is None:
             folders = host.build_all(kernels)

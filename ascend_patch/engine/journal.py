@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from . import aliases, marks
 from .slots import Change, SlotChange
@@ -57,8 +57,8 @@ class Journal:
         places: dict[str, list[str]] = {}
         for alias in aliases.find(aliases.followed(entry.change for entry in self._entries), aliases.loaded()):
             # A patch on top of another replaced our own function, which the module that defines it goes on holding.
-            stored: Any = alias.change.slot.stored
-            if not (marks.owner_of(stored) and stored.__module__ == alias.module.__name__):
+            stored = alias.change.slot.stored
+            if not (marks.owner_of(stored) and getattr(stored, "__module__", "") == alias.module.__name__):
                 places.setdefault(owners[id(alias.change)], []).append(str(alias))
         return places
 

@@ -25,6 +25,8 @@ from .overlay import Overlay
 
 RUN_VARIABLE = "ASCEND_PATCH_RUN"
 SUFFIX = ".jsonl"
+MANY_RUNS = 50
+"""Processes that end tidy up; from so many runs on, those before were killed, and the next one does it as it starts."""
 
 
 def base_folder() -> Path:
@@ -85,9 +87,12 @@ class Recorder:
         """The last record of this process; the first process of a run also clears old runs away."""
         self.write()
         if self.first:
-            from .records import remove_old_runs
+            self._safely(self._remove_old_runs)
 
-            self._safely(remove_old_runs)
+    def _remove_old_runs(self) -> None:
+        from .records import remove_old_runs  # reading records is for others to import
+
+        remove_old_runs()
 
     def _begin_in_child(self) -> None:
         """After a fork the open file is the parent's."""
@@ -117,6 +122,8 @@ class Recorder:
             raise PermissionError(f"{base} is not ours")
         base.chmod(0o700)
         (base / self.run).mkdir(mode=0o700, exist_ok=True)
+        if self.first and sum(1 for _ in base.iterdir()) > MANY_RUNS:
+            self._remove_old_runs()
 
     def _write(self, complete: bool, ids: Sequence[str] = ()) -> None:
         record = self._record(complete, () if complete or not self._written else ids)

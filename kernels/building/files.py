@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ascend_patch import cache
 from ascend_patch.kernels.building import BuildError
+from ascend_patch.toolchain import NoCompiler, Toolchain
 
 TIMEOUT = 600
 """Seconds for one run of a compiler."""
@@ -22,6 +23,18 @@ TIMEOUT = 600
 def cache_folder() -> Path:
     """Where kernels built just in time are kept."""
     return cache.root() / "kernels"
+
+
+def compiler() -> Toolchain:
+    """The system's C++ compiler.
+
+    Raises:
+        BuildError: there is none.
+    """
+    try:
+        return Toolchain.require()
+    except NoCompiler as error:
+        raise BuildError(f"no C++ compiler: {error}") from None
 
 
 def announce(text: str) -> None:

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ascend_patch.kernels import catalogue
-from ascend_patch.kernels.building import BuildError, files
+from ascend_patch.kernels.building import files
 from ascend_patch.kernels.declaration import ABI, Kernel
 from ascend_patch.kernels.loading.index import NAME, Built, Index
 from ascend_patch.kernels.loading.targets import host_target
-from ascend_patch.toolchain import NoCompiler, Toolchain, digest, machine_features
+from ascend_patch.toolchain import Toolchain, digest, machine_features
 
 HEADERS = catalogue.FOLDER / "host"
 FLAGS = (
@@ -32,7 +32,7 @@ def build(kernel: Kernel) -> Path:
     Raises:
         BuildError: no compiler, the compilation failed, or the cache cannot be written.
     """
-    toolchain = _toolchain()
+    toolchain = files.compiler()
     root = files.cache_folder()
     target = root / f"{kernel.name}-{_key(kernel, toolchain)}"
     if (target / NAME).is_file():
@@ -62,7 +62,7 @@ def build_into(kernels: Iterable[Kernel], output: Path) -> Path:
     """
     target = output.absolute() / host_target().name
     with files.locked(target.parent, target.name), files.staged(target) as staging:
-        _compile(kernels, _toolchain(), staging, native=False)
+        _compile(kernels, files.compiler(), staging, native=False)
     return target
 
 
@@ -76,13 +76,6 @@ def translation_unit(kernel: Kernel) -> str:
         lines.append(f'extern "C" __attribute__((visibility("default"))) const std::uint8_t {symbol}[];')
         lines.append(f"const std::uint8_t {symbol}[] = {{{sizes}{', ' if sizes else ''}0}};")
     return "\n".join(lines) + "\n"
-
-
-def _toolchain() -> Toolchain:
-    try:
-        return Toolchain.require()
-    except NoCompiler as error:
-        raise BuildError(f"no C++ compiler: {error}") from None
 
 
 def _command(toolchain: Toolchain, source: Path, output: Path, native: bool) -> list[str]:

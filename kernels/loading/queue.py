@@ -17,7 +17,7 @@ from pathlib import Path
 from ascend_patch.kernels.building import BuildError, files
 from ascend_patch.kernels.declaration import KernelLaunchError
 from ascend_patch.kernels.loading import acl
-from ascend_patch.toolchain import NoCompiler, Toolchain, digest
+from ascend_patch.toolchain import digest
 
 _log = logging.getLogger("ascend_patch.kernels")
 
@@ -108,10 +108,7 @@ def queued() -> Launch:
 
 def _build() -> Path:
     """The launcher's shared object, compiled once per source and compiler."""
-    try:
-        toolchain = Toolchain.require()
-    except NoCompiler as error:
-        raise BuildError(f"no C++ compiler: {error}") from None
+    toolchain = files.compiler()
     root = files.cache_folder()
     key = digest([SOURCE.read_bytes(), toolchain.identity.encode(), " ".join(FLAGS).encode()])
     folder = root / f"queue_launcher-{key}"

@@ -1,6 +1,6 @@
 """What vLLM's simple KV offloading calls to move blocks between device and host, on torch-npu's copies.
 
-Imported once a target module has executed, so torch is there, and torch-npu.
+Imported once a target module has executed, so torch is there.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from vllm.lora.ops.triton_ops.lora_kernel_metadata import LoRAKernelMeta
@@ -23,7 +24,7 @@ def lora_shrink(
     lora_token_start_loc: torch.Tensor,
     lora_ids: torch.Tensor,
     no_lora_flag_cpu: torch.Tensor,
-    num_active_loras: torch.Tensor,
+    num_active_loras: torch.Tensor | None,
     scaling: float,
 ) -> None:
     """``output = scaling * inputs @ A.T`` of each token's adapter; zeros where no token has one.
@@ -54,7 +55,7 @@ def lora_expand(
     lora_token_start_loc: torch.Tensor,
     lora_ids: torch.Tensor,
     no_lora_flag_cpu: torch.Tensor,
-    num_active_loras: torch.Tensor,
+    num_active_loras: torch.Tensor | None,
     offset_start: int = 0,
     add_inputs: bool = False,
 ) -> None:
@@ -79,59 +80,17 @@ def lora_expand(
     )
 
 
-def early_lora_shrink(
-    inputs: torch.Tensor,
-    lora_a_weights: Sequence[torch.Tensor],
-    output_tensor: torch.Tensor,
-    token_lora_mapping: torch.Tensor,
-    token_indices_sorted_by_lora_ids: torch.Tensor,
-    num_tokens_per_lora: torch.Tensor,
-    lora_token_start_loc: torch.Tensor,
-    lora_ids: torch.Tensor,
-    no_lora_flag_cpu: torch.Tensor,
-    scaling: float,
-) -> None:
-    """`lora_shrink` of vLLM up to 0.15, which does not count the active adapters."""
-    lora_shrink(
-        inputs,
-        lora_a_weights,
-        output_tensor,
-        token_lora_mapping,
-        token_indices_sorted_by_lora_ids,
-        num_tokens_per_lora,
-        lora_token_start_loc,
-        lora_ids,
-        no_lora_flag_cpu,
-        lora_ids,  # where later versions have the count: not looked at
-        scaling,
-    )
+_BEFORE_THE_COUNT = 9
 
 
-def early_lora_expand(
-    inputs: torch.Tensor,
-    lora_b_weights: Sequence[torch.Tensor],
-    output_tensor: torch.Tensor,
-    token_lora_mapping: torch.Tensor,
-    token_indices_sorted_by_lora_ids: torch.Tensor,
-    num_tokens_per_lora: torch.Tensor,
-    lora_token_start_loc: torch.Tensor,
-    lora_ids: torch.Tensor,
-    no_lora_flag_cpu: torch.Tensor,
-    offset_start: int = 0,
-    add_inputs: bool = False,
-) -> None:
-    """`lora_expand` of vLLM up to 0.15, which does not count the active adapters."""
-    lora_expand(
-        inputs,
-        lora_b_weights,
-        output_tensor,
-        token_lora_mapping,
-        token_indices_sorted_by_lora_ids,
-        num_tokens_per_lora,
-        lora_token_start_loc,
-        lora_ids,
-        no_lora_flag_cpu,
-        lora_ids,  # as above
-        offset_start,
-        add_inputs,
-    )
+def _without_count(function: Callable[..., None]) -> Callable[..., None]:
+    """The same for vLLM up to 0.15, which does not count the active adapters; nor do we look at the count."""
+
+    def early(*arguments: Any, **options: Any) -> None:
+        function(*arguments[:_BEFORE_THE_COUNT], None, *arguments[_BEFORE_THE_COUNT:], **options)
+
+    return early
+
+
+early_lora_shrink = _without_count(lora_shrink)
+early_lora_expand = _without_count(lora_expand)

@@ -1,13 +1,13 @@
 """What vLLM's draft proposer launches, on our kernels. Imported once the module of the launchers has executed.
 
 From vLLM 0.30 on the launchers are objects: besides being called they are told, at start, which Triton variants to
-compile. Ours are functions with such an attribute. Before, the kernels are launched themselves: see `Launcher`.
+compile. Ours are functions with such an attribute. Before, the kernels are launched themselves: see `Launched`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import wraps
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ import torch
 from ascend_patch.kernels.eagle_prepare_inputs_padded import eagle_prepare_inputs_padded
 from ascend_patch.kernels.eagle_prepare_next_token_padded import eagle_prepare_next_token_padded
 from ascend_patch.kernels.eagle_step_metadata import eagle_step_metadata
+from ascend_patch.patches._triton import Launched
 
 
 def _nothing_to_compile(**_: Any) -> None:
@@ -172,26 +173,27 @@ def copy_and_expand(
         out_hidden_state_mapping_ptr[:total_input_tokens] = out_starts[owner] + source - starts[owner]
 
 
-class Launcher:
-    """Is called like a Triton kernel, ``kernel[grid](...)``, as vLLM does up to 0.29; our kernels find their own grid.
+def _on_its_own_grid(launch: Callable[..., None]) -> Launched:
+    """As vLLM launches up to 0.29; our kernels find their own grid."""
 
-    Args:
-        launch: what is called.
-        extents: the names under which `launch` wants the extents of the grid, if it does.
-    """
+    @Launched
+    @wraps(launch)
+    def launched(grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
+        launch(*arguments, **options)
 
-    def __init__(self, launch: Callable[..., None], *extents: str) -> None:
-        self._launch = launch
-        self._extents = extents
-
-    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
-        return partial(self._launch, **dict(zip(self._extents, grid, strict=False)))
+    return launched
 
 
-early_prepare_inputs_padded_on_grid = Launcher(early_prepare_inputs_padded)
-prepare_inputs_padded_on_grid = Launcher(prepare_inputs_padded)
-prepare_next_token_padded_on_grid = Launcher(prepare_next_token_padded)
-copy_and_expand_on_grid = Launcher(copy_and_expand, "batch_size", "num_blocks")
+early_prepare_inputs_padded_on_grid = _on_its_own_grid(early_prepare_inputs_padded)
+prepare_inputs_padded_on_grid = _on_its_own_grid(prepare_inputs_padded)
+prepare_next_token_padded_on_grid = _on_its_own_grid(prepare_next_token_padded)
+
+
+@Launched
+def copy_and_expand_on_grid(grid: tuple[int, int], *arguments: Any, **options: Any) -> None:
+    batch_size, num_blocks = grid
+    copy_and_expand(*arguments, batch_size=batch_size, num_blocks=num_blocks, **options)
+
 
 _LAUNCHERS: tuple[Any, ...] = (prepare_inputs_padded, prepare_next_token_padded, copy_and_expand)
 for _launcher in _LAUNCHERS:

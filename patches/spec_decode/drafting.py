@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ascend_patch.engine.vocabulary import Add, Expiry, Patch, Replace, Retarget, Variant
 
 _UTILS = "vllm.v1.spec_decode.utils"
@@ -24,7 +22,10 @@ def _on_grid(kernel: str, function: str) -> Replace:
 _NEXT_TOKEN = (
     _on_grid("eagle_prepare_next_token_padded_kernel", "prepare_next_token_padded"),
     # Up to 0.19 the extents of the grid are computed with a function of Triton's.
-    Add("vllm.triton_utils.importing:TritonPlaceholder.next_power_of_2", by=":next_power_of_2"),
+    Add(
+        "vllm.triton_utils.importing:TritonPlaceholder.next_power_of_2",
+        by="ascend_patch.patches._triton:next_power_of_2",
+    ),
 )
 _KERNELS = (
     _on_grid("eagle_prepare_inputs_padded_kernel", "prepare_inputs_padded"),
@@ -67,8 +68,3 @@ PATCH = Patch(
         Expiry("vllm.v1.spec_decode.utils:eagle_step_update_slot_mapping_and_metadata", mentions="current_platform"),
     ),
 )
-
-
-def next_power_of_2(self: Any, n: int) -> int:
-    """``triton.next_power_of_2`` where there is no Triton; `n` is positive."""
-    return 1 << (n - 1).bit_length()

@@ -15,7 +15,7 @@ import torch
 
 from ascend_patch import npu
 from ascend_patch.kernels.compute_slot_mapping import compute_slot_mapping
-from ascend_patch.patches.worker._v2_launch import Launched
+from ascend_patch.patches._triton import Launched
 
 Grid = tuple[int, ...]
 

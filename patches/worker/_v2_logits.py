@@ -11,8 +11,8 @@ import torch
 
 from ascend_patch.kernels.apply_grammar_bitmask import apply_grammar_bitmask
 from ascend_patch.kernels.min_p_temperature import min_p_temperature
+from ascend_patch.patches._triton import Launched
 from ascend_patch.patches.worker._v2_inputs import Grid, token_at
-from ascend_patch.patches.worker._v2_launch import Launched
 
 WORD_BITS = 32
 

@@ -10,8 +10,8 @@ import torch
 from torch.nn.functional import pad
 
 from ascend_patch.kernels.token_logprob_and_rank import token_logprob_and_rank
+from ascend_patch.patches._triton import Launched
 from ascend_patch.patches.worker._v2_inputs import Grid, token_at, tokens_of_requests
-from ascend_patch.patches.worker._v2_launch import Launched
 from ascend_patch.patches.worker._v2_logits import columns
 
 # 1 - LARGEST_UNIFORM is the smallest number that the logarithm is taken of: 2 ** -24.

@@ -69,7 +69,10 @@ _BUFFERS: tuple[Rewrite, ...] = (
 _ALWAYS: tuple[Rewrite, ...] = (
     Replace("vllm.config.vllm:VllmConfig._validate_v2_model_runner", by=":validate"),
     Add("vllm.config.vllm:NPU_RUNS_MODEL_RUNNER_V2", by=":NPU_RUNS_MODEL_RUNNER_V2"),
-    Add("vllm.triton_utils.importing:TritonPlaceholder.next_power_of_2", by=":next_power_of_2"),
+    Add(
+        "vllm.triton_utils.importing:TritonPlaceholder.next_power_of_2",
+        by="ascend_patch.patches._triton:next_power_of_2",
+    ),
     *_STREAMS,
     *_BUFFERS,
     Wrap(f"{_V2}.sample.sampler:Sampler._sample_random", by=f"{_SAMPLES}:greedy_without_noise"),
@@ -169,11 +172,3 @@ def write_one_by_one(self: Any, tensors: Any, output_ptrs: Any, output_strides: 
     """Apply the staged writes of each KV cache group's block table by themselves."""
     for tensor in tensors:
         tensor.apply_write()
-
-
-def _next_power_of_2(n: int) -> int:
-    """What the launches' block sizes are computed with, and vLLM's stand-in for a missing Triton lacks."""
-    return 1 << (n - 1).bit_length()
-
-
-next_power_of_2 = staticmethod(_next_power_of_2)  # for a class; it is called on an instance

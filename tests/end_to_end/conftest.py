@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -45,9 +46,8 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     assert process.complaints() == []
 
 
-@pytest.fixture(scope="session")
-def engine(worker: Worker) -> Callable[..., Engine]:
-    """`engine(model_folder, **options)`: load it, or give the one loaded before with the same options."""
+def engines(worker: Worker) -> Callable[..., Engine]:
+    """`get(model_folder, **options)`: load it in `worker`, or give the one loaded before with the same options."""
     loaded: dict[str, Engine] = {}
 
     def get(model: Path | str, **options: Any) -> Engine:
@@ -59,22 +59,29 @@ def engine(worker: Worker) -> Callable[..., Engine]:
     return get
 
 
-@pytest.fixture(scope="session")
-def tiny_llama(worker: Worker, tmp_path_factory: pytest.TempPathFactory) -> str:
+def make_llama(worker: Worker, base: Path) -> str:
     """A Llama with two layers and random weights."""
-    folder = tmp_path_factory.mktemp("tiny") / "llama"
+    folder = base / "llama"
     worker.call("make_family", family="llama", folder=str(folder))
     return str(folder)
 
 
 @pytest.fixture(scope="session")
+def engine(worker: Worker) -> Callable[..., Engine]:
+    """`engines` of the process in which most live."""
+    return engines(worker)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(worker: Worker, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """`make_llama` for that process."""
+    return make_llama(worker, tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
 def tiny_engine(engine: Callable[..., Engine], tiny_llama: str) -> Callable[..., Engine]:
     """The small Llama in float32 with the given options."""
-
-    def get(**options: Any) -> Engine:
-        return engine(tiny_llama, dtype="float32", skip_tokenizer_init=True, **options)
-
-    return get
+    return partial(engine, tiny_llama, dtype="float32", skip_tokenizer_init=True)
 
 
 def skip_before(release: str, feature: str) -> None:

@@ -6,12 +6,13 @@ The expected values are those of the other modules: transformers, plain Python o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.end_to_end.conftest import Engine, skip_without
+from tests.end_to_end.conftest import Engine, engines, make_llama, skip_without
 from tests.end_to_end.test_batching import (  # noqa: F401
     test_async_scheduling,
     test_block_boundaries,
@@ -58,30 +59,17 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
 @pytest.fixture(scope="module")
 def engine(worker: Worker) -> Callable[..., Engine]:
     """As in the other modules, in this one's process."""
-    loaded: dict[str, Engine] = {}
-
-    def get(model: Path | str, **options: Any) -> Engine:
-        name = f"{model} {sorted(options.items())}"
-        if name not in loaded:
-            loaded[name] = Engine(worker, name, worker.call("load", name=name, model=str(model), **options))
-        return loaded[name]
-
-    return get
+    return engines(worker)
 
 
 @pytest.fixture(scope="module")
 def tiny_llama(worker: Worker, tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("tiny-v2") / "llama"
-    worker.call("make_family", family="llama", folder=str(folder))
-    return str(folder)
+    return make_llama(worker, tmp_path_factory.mktemp("tiny-v2"))
 
 
 @pytest.fixture(scope="module")
 def tiny_engine(engine: Callable[..., Engine], tiny_llama: str) -> Callable[..., Engine]:
-    def get(**options: Any) -> Engine:
-        return engine(tiny_llama, dtype="float32", skip_tokenizer_init=True, **options)
-
-    return get
+    return partial(engine, tiny_llama, dtype="float32", skip_tokenizer_init=True)
 
 
 def test_it_is_model_runner_v2(tiny_engine: Any, worker: Worker) -> None:

@@ -124,6 +124,14 @@ def test_old_runs_are_removed(toy: Toy, runtime: Path, monkeypatch: pytest.Monke
     assert "20200101T000014-1" in left and "20200101T000000-1" not in left
 
 
+def test_runs_that_were_killed_are_cleared_by_a_later_one(toy: Toy, runtime: Path) -> None:
+    base = runtime / "ascend_patch"
+    for number in range(recording.MANY_RUNS):
+        (base / f"20200101T0000{number:02}-1").mkdir(parents=True)
+    recorder(toy.overlay(GREET))
+    assert len(records.runs()) == records.KEPT_RUNS
+
+
 def test_a_child_joins_the_run_and_a_stranger_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     run, first = records.current_run()
     assert first and records.current_run() == (run, True), "asking does not change the answer"

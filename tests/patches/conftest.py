@@ -12,7 +12,7 @@ from tests.npu.conftest import device  # noqa: F401
 def no_launch_waits(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     """Whatever takes a Triton kernel's place must not wait for the device, as a kernel does not."""
     from ascend_patch.hostcann import trace
-    from ascend_patch.patches.worker._v2_launch import Launched
+    from ascend_patch.patches._triton import Launched
 
     take = Launched.__getitem__
 

@@ -182,7 +182,7 @@ def test_a_launch_stays_behind_operators_in_the_task_queue(kernels: Path, built:
 
 def test_without_a_compiler_the_queue_is_drained_instead(kernels: Path, built: Path, tmp_path: Path) -> None:
     write_kernels(built)
-    code = "queue.Toolchain.require = staticmethod(lambda: (_ for _ in ()).throw(queue.NoCompiler('none')))\n"
+    code = "queue.files.Toolchain.require = lambda: (_ for _ in ()).throw(queue.files.NoCompiler('none'))\n"
     assert run(built, code + QUEUED, TASK_QUEUE_ENABLE="1") == "direct"
 
 

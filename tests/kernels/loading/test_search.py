@@ -76,7 +76,9 @@ def not_elf(folder: Path) -> None:
 def another_shared_object(folder: Path) -> None:
     source = folder / "other.cpp"
     source.write_text("int other() { return 1; }\n")
-    host.files.run([*host._toolchain().command, "-shared", "-fPIC", str(source), "-o", str(folder / LIBRARY)], "other")
+    host.files.run(
+        [*host.files.compiler().command, "-shared", "-fPIC", str(source), "-o", str(folder / LIBRARY)], "other"
+    )
     rehash(folder)
 
 

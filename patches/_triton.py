@@ -1,9 +1,10 @@
-"""What stands where vLLM had a Triton kernel."""
+"""What stands where vLLM expects Triton. Neither torch nor vLLM is imported."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 
 class Launched:
@@ -24,3 +25,8 @@ class Launched:
 
     def __repr__(self) -> str:
         return f"<launched {self.__module__}.{self.__qualname__}>"
+
+
+def next_power_of_2(self: Any, n: int) -> int:
+    """``triton.next_power_of_2``, which vLLM's placeholder for Triton lacks; `n` is positive."""
+    return 1 << (n - 1).bit_length()
