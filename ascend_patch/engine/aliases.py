@@ -6,6 +6,7 @@ imports hundreds of others through their lazy ``__getattr__``.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
@@ -90,26 +91,23 @@ def restore(undone: Iterable[SlotChange], kept: Iterable[Change], modules: Itera
 
 def loaded(package: str = "") -> list[ModuleType]:
     """The modules in ``sys.modules``, of one package or all."""
-    prefix = package + "."
-    return [
-        module
-        for name, module in list(sys.modules.items())
-        if (not package or name == package or name.startswith(prefix)) and isinstance(module, ModuleType)
-    ]
+    modules = list(sys.modules.items())
+    if package:
+        prefix = package + "."
+        modules = [item for item in modules if item[0].startswith(prefix) or item[0] == package]
+    return [module for _, module in modules if isinstance(module, ModuleType)]
 
 
 def imported_since(module: ModuleType, package: str) -> list[ModuleType]:
     """The package's modules that were first imported after `module` was: ``sys.modules`` keeps that order."""
-    found = []
+    names = list(sys.modules)
+    names.reverse()
+    with contextlib.suppress(ValueError):
+        # Thousands of names, mostly of others: not a step of Python for each.
+        names = names[: names.index(module.__name__)]
     prefix = package + "."
-    for name in reversed(list(sys.modules)):
-        if name == module.__name__:
-            break
-        if name.startswith(prefix):
-            neighbour = sys.modules.get(name)
-            if isinstance(neighbour, ModuleType):
-                found.append(neighbour)
-    return found
+    since = [sys.modules.get(name) for name in names if name.startswith(prefix)]
+    return [neighbour for neighbour in since if isinstance(neighbour, ModuleType)]
 
 
 def rewrite(alias: Alias, patch: str) -> SlotChange:

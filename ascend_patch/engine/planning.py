@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -269,9 +270,10 @@ def _modules_of(decision: Decision) -> list[str]:
 
 
 def _source_digest(module: str) -> bytes:
+    known = sys.modules.get(module)
     try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
+        spec = known.__spec__ if known is not None else importlib.util.find_spec(module)
+    except (ImportError, ValueError, AttributeError):
         spec = None
     if spec is None or not spec.origin or spec.loader is None or not hasattr(spec.loader, "get_data"):
         return b""

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import importlib
 import importlib.util
-import pkgutil
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -28,10 +28,8 @@ def load(package: str = "ascend_patch.patches") -> Registry:
 
 
 def _declared(package: ModuleType) -> Iterator[Patch]:
-    for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
-        if info.name.startswith("_"):
-            continue
-        name = f"{package.__name__}.{info.name}"
+    for stem, is_package in sorted(_inside(package)):
+        name = f"{package.__name__}.{stem}"
         try:
             module = importlib.import_module(name)
         except Exception as error:
@@ -39,7 +37,7 @@ def _declared(package: ModuleType) -> Iterator[Patch]:
                 f"patch module {name} cannot be imported ({type(error).__name__}: {error}): "
                 "it must not need the patched package or torch; move such code to a sibling _module"
             ) from error
-        if info.ispkg:
+        if is_package:
             yield from _declared(module)
             continue
         patch = getattr(module, "PATCH", None)
@@ -51,6 +49,23 @@ def _declared(package: ModuleType) -> Iterator[Patch]:
                 'declare expires=(Expiry(...),), or no_sign="why the sources cannot show it"'
             )
         yield dataclasses.replace(patch, module=name)
+
+
+def _inside(package: ModuleType) -> Iterator[tuple[str, bool]]:
+    """The names of the modules in a package that are no helpers, and whether each is a package; `pkgutil` takes longer.
+
+    Each process that starts does this.
+    """
+    for folder in package.__path__:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                stem, _, extension = entry.name.partition(".")
+                if stem.startswith("_") or not stem:
+                    continue
+                if extension == "py":
+                    yield stem, False
+                elif not extension and Path(entry.path, "__init__.py").exists():
+                    yield stem, True
 
 
 class Registry:

@@ -6,11 +6,13 @@ cost more than everything else that happens while the patched package starts.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
-from collections.abc import Iterable
-from functools import cache
+from collections.abc import Iterable, Mapping
+from functools import cache, lru_cache
+from pathlib import Path
 
 
 def normalised(name: str) -> str:
@@ -22,18 +24,29 @@ def distribution_version(name: str, path: Iterable[str] | None = None) -> str | 
     """The version of an installed distribution, read from the names of its ``.dist-info`` folder."""
     wanted = normalised(name)
     for folder in sys.path if path is None else path:
+        place = Path(folder)  # '' is the current one, and means another folder after each change of it
         try:
-            entries = os.scandir(folder or ".")
+            changed = place.stat().st_mtime_ns
         except OSError:
             continue
-        with entries:
-            for entry in entries:
-                stem, dot, extension = entry.name.rpartition(".")
-                if dot and extension in ("dist-info", "egg-info"):
-                    candidate, dash, version = stem.partition("-")
-                    if dash and normalised(candidate) == wanted:
-                        return version.split("-py3")[0]
+        version = _distributions(str(place.absolute()), changed).get(wanted)
+        if version is not None:
+            return version
     return None
+
+
+@lru_cache(maxsize=64)
+def _distributions(folder: str, changed: int) -> Mapping[str, str]:
+    """The versions of what is installed in a folder as it was at `changed`: a start asks for several of them."""
+    found: dict[str, str] = {}
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            stem, dot, extension = entry.name.rpartition(".")
+            if dot and extension in ("dist-info", "egg-info"):
+                name, dash, version = stem.partition("-")
+                if dash:
+                    found.setdefault(normalised(name), version.split("-py3")[0])
+    return found
 
 
 def is_version(text: str) -> bool:

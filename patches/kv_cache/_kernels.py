@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 
-from ascend_patch.kernels.zero_blocks import zero_blocks
-
 
 def keep_caches(original: Callable[..., None]) -> Callable[..., None]:
     """`KVBlockZeroer` keeps addresses only; without the kernel, its reference needs the memory they are in."""
@@ -42,6 +40,8 @@ def keep_caches(original: Callable[..., None]) -> Callable[..., None]:
 
 def zero_block_ids(self: Any, block_ids: list[int]) -> None:
     """Zero these blocks of every layer that the zeroer was made for, in one launch."""
+    from ascend_patch.kernels.zero_blocks import zero_blocks
+
     if not block_ids or self._meta is None:
         return
     addresses, strides, sizes, *_ = self._meta

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from ascend_patch.kernels.copy_blocks import copy_blocks
 from ascend_patch.patches.kv_offload._transfers import Transfer, runs
 
 STAGING_BYTES = 32 << 20
@@ -48,6 +47,8 @@ class StagedTransfer(Transfer):
 
     @staticmethod
     def _launch(sources: list[torch.Tensor], destinations: list[torch.Tensor], mapping: list[tuple[int, int]]) -> None:
+        from ascend_patch.kernels.copy_blocks import copy_blocks
+
         numbers = torch.tensor(mapping, dtype=torch.int64, pin_memory=True)
         copy_blocks(sources, destinations, numbers.to(sources[0].device, non_blocking=True))
 

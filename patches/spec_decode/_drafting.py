@@ -2,6 +2,8 @@
 
 From vLLM 0.30 on the launchers are objects: besides being called they are told, at start, which Triton variants to
 compile. Ours are functions with such an attribute. Before, the kernels are launched themselves: see `Launched`.
+
+Kernels are imported where they are launched: every process imports this module, few draft.
 """
 
 from __future__ import annotations
@@ -12,9 +14,6 @@ from typing import Any
 
 import torch
 
-from ascend_patch.kernels.eagle_prepare_inputs_padded import eagle_prepare_inputs_padded
-from ascend_patch.kernels.eagle_prepare_next_token_padded import eagle_prepare_next_token_padded
-from ascend_patch.kernels.eagle_step_metadata import eagle_step_metadata
 from ascend_patch.patches._triton import Launched
 
 
@@ -31,6 +30,8 @@ def prepare_inputs_padded(
     num_reqs: int,
 ) -> None:
     """Fill in the token to draft from and the number of rejected tokens of each of `num_reqs` requests, all int32."""
+    from ascend_patch.kernels.eagle_prepare_inputs_padded import eagle_prepare_inputs_padded
+
     eagle_prepare_inputs_padded(
         cu_num_draft_tokens,
         valid_sampled_tokens_count,
@@ -73,6 +74,8 @@ def prepare_next_token_padded(
     BLOCK_SIZE_TOKENS: int,
 ) -> None:
     """Fill in the token that drafting goes on from and the number of valid ones; the last four are Triton's affair."""
+    from ascend_patch.kernels.eagle_prepare_next_token_padded import eagle_prepare_next_token_padded
+
     eagle_prepare_next_token_padded(
         sampled_token_ids,
         discard_request_mask,
@@ -95,6 +98,8 @@ def step_metadata(
 ) -> None:
     """One draft step ahead: positions, sequence lengths and cache slots of ``[requests]``."""
     padded = positions_1d.shape[0] if input_batch_size is None else input_batch_size
+    from ascend_patch.kernels.eagle_step_metadata import eagle_step_metadata
+
     eagle_step_metadata(
         positions_1d,
         block_table_tensor,
