@@ -11,6 +11,7 @@ from vllm.platforms.interface import Platform, PlatformEnum
 
 from ascend_patch import npu
 from ascend_patch.patches.attention._layout import KV_BLOCK_SIZE
+from ascend_patch.patches.platform._refusals import refuse
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -174,6 +175,7 @@ class NPUPlatform(Platform):
                 " 'ascend-patch enable worker.model_runner_v2', or unset VLLM_USE_V2_MODEL_RUNNER and leave out what"
                 " needs V2 (watermarking, HiSparse)."
             )
+        refuse(vllm_config)
         parallel = vllm_config.parallel_config
         if parallel.worker_cls == "auto":
             parallel.worker_cls = "vllm.v1.worker.gpu_worker.Worker"

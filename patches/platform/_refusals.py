@@ -1,0 +1,57 @@
+"""What cannot run on the NPU yet is refused while the configuration is checked, before any process starts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+
+def refuse(vllm_config: VllmConfig) -> None:
+    """Name the first thing that this configuration needs and that would end in a Triton kernel.
+
+    Raises:
+        ValueError: there is such a thing.
+    """
+    for reason in (_state_space(vllm_config), _drafting(vllm_config)):
+        if reason:
+            raise ValueError(reason)
+
+
+def _state_space(vllm_config: VllmConfig) -> str:
+    model = vllm_config.model_config
+    if model is None or not (model.has_inner_state or model.is_hybrid):
+        return ""
+    return (
+        f"{', '.join(model.architectures)} has Mamba or other state-space layers, whose kernels are Triton:"
+        " ascend_patch has none for the NPU yet. Choose a model with attention layers only."
+    )
+
+
+def _drafting(vllm_config: VllmConfig) -> str:
+    speculative = vllm_config.speculative_config
+    method = getattr(speculative, "method", None)
+    # Those of vLLM that draft without the proposer of the draft models.
+    if method in (None, "ngram", "ngram_gpu", "suffix", "medusa", "custom_class"):
+        return ""
+    from vllm.v1.spec_decode import utils
+
+    if not _is_ours(utils, "eagle_prepare_next_token_padded_kernel", "_eagle_prepare_next_token_padded"):
+        return (
+            f"Speculative method {method} needs the patch spec_decode.drafting, which is not in force:"
+            " 'ascend-patch show spec_decode.drafting' says why."
+        )
+    if method == "draft_model" and not _is_ours(
+        utils, "copy_and_expand_eagle_inputs_kernel", "_copy_and_expand_eagle_inputs"
+    ):
+        return (
+            "A draft model of its own (method draft_model) prepares its inputs with a Triton kernel up to vLLM 0.15,"
+            " which ascend_patch has no counterpart for: use vLLM 0.16 or newer, or another method."
+        )
+    return ""
+
+
+def _is_ours(module: object, *names: str) -> bool:
+    functions = (vars(module).get(name) for name in names)
+    return any((getattr(function, "__module__", None) or "").startswith("ascend_patch.") for function in functions)
