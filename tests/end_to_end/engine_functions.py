@@ -41,11 +41,15 @@ def load(name: str, model: str, **options: Any) -> dict[str, Any]:
 def unload(name: str) -> None:
     """Give up an engine, its weights and its KV cache; beside others only its name.
 
-    vLLM's shutdown destroys the process groups, which all engines of a process share.
+    vLLM's shutdown destroys the process groups, which all engines of a process share. They share the KV connector as
+    well, and one of an engine that is gone would ask the others for its metadata.
     """
+    from vllm.distributed.kv_transfer import ensure_kv_transfer_shutdown
+
     llm = ENGINES.pop(name)
     if ENGINES:
         SILENCED.append(llm)
+        ensure_kv_transfer_shutdown()
         return
     llm.llm_engine.engine_core.shutdown()
     del llm
