@@ -44,9 +44,10 @@ bool is_done(Recording* recording) {
   return recording->done;
 }
 
-void finish(Recording* recording) {
+void finish(Recording* recording, StreamObject* stream) {
   {
     std::lock_guard lock(recording->mutex);
+    recording->error = peek_error(stream, &recording->error_message);
     recording->done = true;
     recording->milliseconds = now_milliseconds();
   }
@@ -61,6 +62,11 @@ bool wait_for(Recording* recording, int timeout_ms) {
     return true;
   }
   return recording->done_changed.wait_for(lock, std::chrono::milliseconds(timeout_ms), done);
+}
+
+// A stream that waited for a failed one goes on with wrong data: it has failed too. The recording is done.
+void pass_error(const Recording* recording, StreamObject* stream) {
+  if (recording->error != kSuccess) set_error(stream, recording->error, recording->error_message);
 }
 
 }  // namespace
@@ -108,7 +114,7 @@ ACL_API aclError aclrtRecordEvent(Event event, Stream stream) {
     std::lock_guard lock(object->mutex);
     object->recording = recording;
   }
-  return submit(on, "aclrtRecordEvent", [recording] { finish(recording.get()); });
+  return submit(on, "aclrtRecordEvent", [recording, on] { finish(recording.get(), on); }, Runner::kFirstIdle);
 }
 
 ACL_API aclError aclrtResetEvent(Event event, Stream stream) {
@@ -125,8 +131,15 @@ ACL_API aclError aclrtStreamWaitEvent(Stream stream, Event event) {
   std::shared_ptr<Recording> recording = current_recording(object);
   if (!recording) return kSuccess;  // never recorded: nothing to wait for
   order_wait(on, recording.get());
-  if (!streams_are_deferred()) return kSuccess;
-  return submit(on, "aclrtStreamWaitEvent", [recording] { wait_for(recording.get(), -1); });
+  if (!streams_are_deferred() && is_done(recording.get())) {
+    pass_error(recording.get(), on);
+    return kSuccess;
+  }
+  const auto wait = [recording, on] {
+    wait_for(recording.get(), -1);
+    pass_error(recording.get(), on);
+  };
+  return submit(on, "aclrtStreamWaitEvent", wait, Runner::kStream);
 }
 
 ACL_API aclError aclrtStreamWaitEventWithTimeout(Stream stream, Event event, int32_t /*timeout*/) {
@@ -143,6 +156,7 @@ ACL_API aclError aclrtSynchronizeEventWithTimeout(Event event, int32_t timeout_m
     return fail(kRtWaitTimeout, "aclrtSynchronizeEvent: not reached after %d ms", timeout_ms);
   }
   order_host_saw(recording.get());
+  if (recording->error != kSuccess) return fail(recording->error, "%s", recording->error_message.c_str());
   return kSuccess;
 }
 
@@ -200,7 +214,7 @@ ACL_API aclError aclrtLaunchCallback(void (*function)(void*), void* data, int bl
   StreamObject* const on = resolve_stream("aclrtLaunchCallback", stream);
   if (on == nullptr) return kRtParamInvalid;
   static_cast<void>(block);  // a stream here always waits for its callback, which satisfies both kinds
-  return submit(on, "aclrtLaunchCallback", [function, data] { function(data); });
+  return submit(on, "aclrtLaunchCallback", [function, data] { function(data); }, Runner::kFirstIdle);
 }
 
 ACL_API aclError aclrtLaunchHostFunc(Stream stream, void (*function)(void*), void* data) {

@@ -10,7 +10,11 @@ namespace hostcann {
 // Vector clock: component i is how many operations of stream i have happened before. Component 0 is the host.
 using Clock = std::vector<uint64_t>;
 
-// Waits until no deferred task of the device (all devices when -1) is pending; does nothing in the other modes.
+// Concurrent mode: everything runs on the threads of its stream. In the other modes only collectives do, and what only
+// marks a place behind them.
+bool streams_are_deferred();
+
+// Waits until no deferred task of the device (all devices when -1) is pending.
 void drain_device(int device);
 
 // Check mode: forgets what is known about a range that was freed.

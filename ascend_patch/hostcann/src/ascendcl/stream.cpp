@@ -9,8 +9,14 @@
 #include <unordered_map>
 
 namespace hostcann {
+namespace {
 
-// The thread of a concurrent stream.
+std::atomic<int> busy_streams{0};
+std::atomic<int> failed_streams{0};  // with an error that was not reported yet
+
+}  // namespace
+
+// The thread of a stream with deferred tasks.
 class Worker {
  public:
   explicit Worker(StreamObject* stream) : stream_(stream), thread_([this] { run(); }) {}
@@ -27,6 +33,7 @@ class Worker {
   void push(const char* name, std::function<void()> work) {
     {
       std::lock_guard lock(mutex_);
+      if (tasks_.empty() && !busy_) ++busy_streams;
       tasks_.push_back({name, std::move(work)});
     }
     changed_.notify_all();
@@ -144,16 +151,12 @@ void Worker::run() {
     std::string message;
     const aclError code = run_task(task.name, task.work, &message);
     task.work = nullptr;  // releases what the closure owns before anyone sees the stream as idle
-    if (code != kSuccess) {
-      std::lock_guard error_lock(stream_->error_mutex);
-      if (stream_->error == kSuccess) {
-        stream_->error = code;
-        stream_->error_message = message;
-      }
-    }
+    if (code != kSuccess) set_error(stream_, code, message);
     lock.lock();
     busy_ = false;
-    if (tasks_.empty()) drained_.notify_all();
+    if (!tasks_.empty()) continue;
+    --busy_streams;
+    drained_.notify_all();
   }
 }
 
@@ -176,8 +179,57 @@ StreamObject* resolve_stream(const char* function, Stream stream) {
   return object;
 }
 
-aclError submit(StreamObject* stream, const char* name, std::function<void()> work) {
-  if (!streams_are_deferred()) {
+void set_error(StreamObject* stream, aclError code, const std::string& message) {
+  std::lock_guard lock(stream->error_mutex);
+  if (stream->error != kSuccess) return;
+  ++failed_streams;
+  stream->error = code;
+  stream->error_message = message;
+}
+
+aclError peek_error(StreamObject* stream, std::string* message) {
+  std::lock_guard lock(stream->error_mutex);
+  *message = stream->error_message;
+  return stream->error;
+}
+
+namespace {
+
+aclError take_error(StreamObject* stream) {
+  std::lock_guard lock(stream->error_mutex);
+  if (stream->error == kSuccess) return kSuccess;
+  --failed_streams;
+  const aclError code = stream->error;
+  stream->error = kSuccess;
+  fail(code, "%s", stream->error_message.c_str());
+  stream->error_message.clear();
+  return code;
+}
+
+bool has_pending_tasks(StreamObject* stream) {
+  return busy_streams.load(std::memory_order_acquire) != 0 && stream->worker && !stream->worker->idle();
+}
+
+// Waits for the tasks of a stream and takes its error, without an edge for the check mode.
+aclError settle(StreamObject* stream) {
+  if (has_pending_tasks(stream) && !stream->worker->is_current_thread()) stream->worker->wait(-1);
+  return take_error(stream);
+}
+
+}  // namespace
+
+bool work_is_pending() {
+  return busy_streams.load(std::memory_order_acquire) != 0 || failed_streams.load(std::memory_order_acquire) != 0;
+}
+
+aclError submit(StreamObject* stream, const char* name, std::function<void()> work, Runner runner) {
+  const bool deferred = streams_are_deferred() || runner == Runner::kStream ||
+                        (runner == Runner::kFirstIdle && has_pending_tasks(stream));
+  if (!deferred) {
+    if (runner == Runner::kCaller && work_is_pending()) {
+      const aclError pending = settle(stream);
+      if (pending != kSuccess) return pending;
+    }
     std::string message;
     const aclError code = run_task(name, work, &message);
     return code == kSuccess ? kSuccess : fail(code, "%s", message.c_str());
@@ -199,11 +251,7 @@ aclError drain_with_timeout(StreamObject* stream, int timeout_ms) {
     }
   }
   order_host_saw_stream(stream);
-  std::lock_guard lock(stream->error_mutex);
-  if (stream->error == kSuccess) return kSuccess;
-  const aclError code = stream->error;
-  stream->error = kSuccess;
-  return fail(code, "%s", stream->error_message.c_str());
+  return take_error(stream);
 }
 
 }  // namespace
@@ -223,7 +271,7 @@ void for_each_stream(int device, const std::function<void(StreamObject*)>& visit
 }
 
 void drain_device(int device) {
-  if (!streams_are_deferred()) return;
+  if (!work_is_pending()) return;
   for_each_stream(device, [](StreamObject* stream) {
     if (stream->worker && !stream->worker->is_current_thread()) stream->worker->wait(-1);
   });
@@ -231,15 +279,29 @@ void drain_device(int device) {
 
 Stream default_stream(int device) { return default_stream_object(device); }
 
-aclError launch_always(Stream stream, const char* name, std::function<void()> work,
-                       const std::vector<Access>& accesses) {
+namespace {
+
+aclError check_and_submit(Stream stream, const char* name, std::function<void()> work,
+                          const std::vector<Access>& accesses, Runner runner) {
   StreamObject* const object = resolve_stream(name, stream);
   if (object == nullptr) return kRtParamInvalid;
   if (accesses_are_checked()) {
     const aclError code = check_accesses(object, name, accesses);
     if (code != kSuccess) return code;
   }
-  return submit(object, name, std::move(work));
+  return submit(object, name, std::move(work), runner);
+}
+
+}  // namespace
+
+aclError launch_always(Stream stream, const char* name, std::function<void()> work,
+                       const std::vector<Access>& accesses) {
+  return check_and_submit(stream, name, std::move(work), accesses, Runner::kCaller);
+}
+
+aclError launch_deferred(Stream stream, const char* name, std::function<void()> work,
+                         const std::vector<Access>& accesses) {
+  return check_and_submit(stream, name, std::move(work), accesses, Runner::kStream);
 }
 
 aclError launch(Stream stream, const char* name, std::function<void()> work, const std::vector<Access>& accesses) {
@@ -250,6 +312,11 @@ aclError launch(Stream stream, const char* name, std::function<void()> work, con
   }
   if (!compute_enabled()) return kSuccess;
   return launch_always(stream, name, std::move(work), accesses);
+}
+
+aclError settle(Stream stream) {
+  StreamObject* const object = resolve_stream("settle", stream);
+  return object == nullptr ? kRtParamInvalid : settle(object);
 }
 
 aclError synchronize(Stream stream) {

@@ -49,4 +49,9 @@ void check_order(const char* name, c10::DeviceIndex device, const std::vector<Ac
   TORCH_CHECK(code == kSuccess, last_message());
 }
 
+void settle_current_stream(c10::DeviceIndex device) {
+  if (C10_LIKELY(!work_is_pending())) return;
+  TORCH_CHECK(settle(current_stream(device)) == kSuccess, last_message());
+}
+
 }  // namespace hostcann::aten

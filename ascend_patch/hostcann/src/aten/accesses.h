@@ -1,4 +1,4 @@
-// What an operator touches, for the check mode.
+// What an operator waits for, and what it touches (for the check mode).
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -14,5 +14,9 @@ void append_accesses(const at::Tensor& tensor, bool write, std::vector<Access>* 
 
 // Enters the accesses as one operation of the current stream; throws if they are not ordered after earlier ones.
 void check_order(const char* name, c10::DeviceIndex device, const std::vector<Access>& accesses);
+
+// To be called before working on the calling thread: waits for what is pending on the current stream (a collective, or
+// anything in concurrent mode) and throws if it failed.
+void settle_current_stream(c10::DeviceIndex device);
 
 }  // namespace hostcann::aten

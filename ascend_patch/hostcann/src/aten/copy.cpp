@@ -48,7 +48,7 @@ at::Tensor& copy_(at::Tensor& self, const at::Tensor& source, bool non_blocking)
     if (crosses && !non_blocking) trace_count(TraceKind::kSync, "copy_");
   }
   const c10::DeviceIndex device = to_npu ? self.device().index() : source.device().index();
-  if (C10_UNLIKELY(streams_are_deferred())) synchronize(current_stream(device));
+  settle_current_stream(device);
   if (C10_UNLIKELY(accesses_are_checked())) check_copy_order(self, source, device, crosses && !non_blocking);
   if (!crosses && !compute_enabled()) return self;
 

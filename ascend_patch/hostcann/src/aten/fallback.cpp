@@ -249,7 +249,7 @@ void Fallback::operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet
   c10::OptionalDeviceGuard device_guard;
   if (C10_UNLIKELY(device_count() > 1) && call.device() != logical_device()) device_guard.reset_device(call.device());
   if (C10_UNLIKELY(trace_enabled())) trace(plan_);
-  if (C10_UNLIKELY(streams_are_deferred())) synchronize(current_stream(call.device().index()));
+  settle_current_stream(call.device().index());
   if (C10_UNLIKELY(accesses_are_checked())) check_arguments(plan_, *stack, call);
 
   {

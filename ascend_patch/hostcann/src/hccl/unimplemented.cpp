@@ -6,9 +6,6 @@
     return hostcann::hccl::refuse(hostcann::hccl::kNotSupported, #function, "not implemented in hostcann yet"); \
   }
 
-HOSTCANN_UNIMPLEMENTED(HcclAllGatherV)
-HOSTCANN_UNIMPLEMENTED(HcclAlltoAllVC)
-HOSTCANN_UNIMPLEMENTED(HcclBatchSendRecv)
 HOSTCANN_UNIMPLEMENTED(HcclCommActivateCommMemory)
 HOSTCANN_UNIMPLEMENTED(HcclCommDeactivateCommMemory)
 HOSTCANN_UNIMPLEMENTED(HcclCommDeregister)
@@ -23,6 +20,3 @@ HOSTCANN_UNIMPLEMENTED(HcclCommSymWinRegister)
 HOSTCANN_UNIMPLEMENTED(HcclCommUnsetMemoryRange)
 HOSTCANN_UNIMPLEMENTED(HcclCommWorkingDevNicSet)
 HOSTCANN_UNIMPLEMENTED(HcclGetRootInfoScalable)
-HOSTCANN_UNIMPLEMENTED(HcclRecv)
-HOSTCANN_UNIMPLEMENTED(HcclReduceScatterV)
-HOSTCANN_UNIMPLEMENTED(HcclSend)

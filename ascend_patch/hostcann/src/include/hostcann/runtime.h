@@ -108,6 +108,7 @@ struct DeviceError : std::runtime_error {
 //   inorder     runs now, on the calling thread
 //   check       runs now, after checking `accesses` for missing synchronisation with other streams
 //   concurrent  runs later on the stream's thread
+// Behind a collective that is still under way (launch_deferred) the first two wait for it before they run.
 // The closure must own everything it needs (at::Tensor handles made with from_blob over device memory, scalars) and
 // must be able to run again: graph replay runs recorded launches several times.
 // An exception inside `work` becomes the return code kInternalError with its text as the recent error message; on a
@@ -120,6 +121,12 @@ HOSTCANN_API aclError launch(Stream stream, const char* name, std::function<void
 HOSTCANN_API aclError launch_always(Stream stream, const char* name, std::function<void()> work,
                                     const std::vector<Access>& accesses = {});
 
+// Launches that never block the caller, in any mode: a collective waits for other processes, so that it runs on the
+// stream's thread. An exception inside `work` surfaces at the next synchronisation, and at that of every stream that
+// waits for an event recorded behind it.
+HOSTCANN_API aclError launch_deferred(Stream stream, const char* name, std::function<void()> work,
+                                      const std::vector<Access>& accesses = {});
+
 // The host itself touches memory, in a blocking copy: checks the order in check mode, does nothing otherwise.
 HOSTCANN_API aclError host_access(const char* name, const std::vector<Access>& accesses);
 
@@ -129,8 +136,13 @@ HOSTCANN_API aclError synchronize(Stream stream);
 // The default stream of a device (what nullptr stands for).
 HOSTCANN_API Stream default_stream(int device);
 
-// Streams run deferred (concurrent mode): code that works on the calling thread must drain its stream first.
-HOSTCANN_API bool streams_are_deferred();
+// Whether anything is pending on any stream, or failed there and was not reported yet; one atomic load. Code that works
+// on the calling thread must settle its stream first.
+HOSTCANN_API bool work_is_pending();
+
+// Waits until nothing is pending on the stream and returns the error of what failed there. Not a host synchronisation:
+// neither counted in the trace nor an edge for the check mode.
+HOSTCANN_API aclError settle(Stream stream);
 
 // Accesses are checked (check mode): filling in the access list pays off only then.
 HOSTCANN_API bool accesses_are_checked();
