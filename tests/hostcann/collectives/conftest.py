@@ -107,6 +107,14 @@ class Processes:
             self._broken = errors[0]  # the ranks are no longer at the same place
             pytest.fail(errors[0], pytrace=False)
 
+    def results(self, request: dict[str, Any], ranks: list[int] | None = None) -> list[Any]:
+        """Asks all (or some) ranks; what they answered, or a failed test if one of them could not."""
+        self.ask(request, ranks)
+        answers = self.answers(ranks)
+        for answer in answers:
+            assert answer["error"] is None, answer["error"]
+        return [answer["result"] for answer in answers]
+
     def stop(self) -> None:
         for process in self.processes:
             with contextlib.suppress(BrokenPipeError):
