@@ -63,7 +63,7 @@ class Processes:
         """One answer of each rank; the test fails if one ends or stays silent."""
         wanted = list(range(len(self.processes))) if ranks is None else ranks
         found: dict[int, Any] = {}
-        pending = {rank: b"" for rank in wanted}
+        pending = dict.fromkeys(wanted, b"")
         end = time.monotonic() + seconds
         with selectors.DefaultSelector() as selector:
             for rank in wanted:

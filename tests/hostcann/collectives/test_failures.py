@@ -1,4 +1,4 @@
-"""Ranks that are killed, that never come, or that disagree: every other rank gets an error, and nothing stays behind."""
+"""Ranks that are killed, never come, or disagree: every other rank gets an error, and nothing stays behind."""
 
 from __future__ import annotations
 

@@ -202,9 +202,7 @@ def test_wrong_rank_tables(ranks: Processes, tmp_path: Path) -> None:
     }.items():
         code, message = refused(content)
         assert code == BAD_PARAMETER and words in message and "EI0004" in message, message
-    servers = [
-        {"server_id": f"node_{i}", "device": [{"device_id": "0", "rank_id": str(i)}]} for i in range(2)
-    ]
+    servers = [{"server_id": f"node_{i}", "device": [{"device_id": "0", "rank_id": str(i)}]} for i in range(2)]
     code, message = refused(json.dumps(table(good, server_count="2", server_list=servers)))
     assert code == NOT_SUPPORTED and "several servers" in message
     code, message = ranks.results({"do": "init_table", "path": str(tmp_path / "none.json")}, [1])[0]

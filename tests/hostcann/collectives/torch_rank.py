@@ -2,8 +2,8 @@
 
     python torch_rank.py RANK RANKS PORT
 
-Reads JSON lines {"case": name, "dtype": name} from its input and answers {"error": null or text} to each. All values are
-small integers, so that the sum and the product of eight ranks are exact in every type: what differs from gloo is wrong.
+Reads JSON lines {"case": name, "dtype": name} from its input and answers {"error": null or text} to each. All values
+are small integers, so that sums and products of eight ranks are exact in every type: a difference from gloo is wrong.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ DTYPES = {
     "float64": 11,
     "bool": 12,
     "bfloat16": 27,
+    "float8_e5m2": 35,
 }
 BUFFER_BYTES = 64 << 20
 
@@ -30,7 +31,8 @@ class T:
     host: bool = False
 
 
-# The order of aclnnXxxGetWorkspaceSize. t tensor, l list of tensors, a integers, i int64, d double, b bool, s string.
+# The order of aclnnXxxGetWorkspaceSize. t tensor, l list of tensors, a integers, i int64, d double, b bool, s string,
+# c a number as an aclScalar.
 _FIA_TENSORS = (
     "t:query l:key l:value t:pseShift t:attenMask a:actualSeqLengths a:actualSeqLengthsKv t:deqScale1 t:quantScale1"
     " t:deqScale2 t:quantScale2 t:quantOffset2 t:antiquantScale t:antiquantOffset t:blockTable t:queryPaddingSize"
@@ -52,6 +54,7 @@ SIGNATURES = {
     "aclnnSilu": "t:self t:out",
     "aclnnGeluV2": "t:x i:approximate t:y",
     "aclnnApplyTopKTopP": "t:logits t:p t:k t:out",
+    "aclnnConstantPadNd": "t:self a:pad c:value t:out",
     "aclnnRotaryPositionEmbedding": "t:x t:cos t:sin i:mode t:out",
     "aclnnApplyRotaryPosEmbV2": "t:query t:key t:cos t:sin i:layout s:rotaryMode",
     "aclnnRopeWithSinCosCache": _ROPE + " t:queryOut t:keyOut",
@@ -76,7 +79,7 @@ class Opapi:
     def __init__(self, library: ctypes.CDLL, messages: ctypes.CDLL, buffer: Any) -> None:
         self._library, self._messages, self._buffer = library, messages, buffer
         self._host = ctypes.create_string_buffer(1 << 16)
-        for name in ("aclCreateTensor", "aclCreateTensorList", "aclCreateIntArray"):
+        for name in ("aclCreateTensor", "aclCreateTensorList", "aclCreateIntArray", "aclCreateScalar"):
             getattr(library, name).restype = ctypes.c_void_p
         messages.aclGetRecentErrMsg.restype = ctypes.c_char_p
 
@@ -118,12 +121,14 @@ class Opapi:
             if value is None:
                 return ctypes.c_void_p(None)
             return ctypes.c_void_p(self._library.aclCreateIntArray(self._integers(value), ctypes.c_uint64(len(value))))
+        if kind == "c":
+            return ctypes.c_void_p(self._library.aclCreateScalar(ctypes.byref(ctypes.c_float(value)), DTYPES["float32"]))
         return _CTYPES[kind](value.encode() if kind == "s" and value is not None else value)
 
     def check(self, operator: str, arguments: dict[str, Any]) -> tuple[int, str]:
         """Return code and message of the operator's first phase."""
         words = [word.split(":") for word in SIGNATURES[operator].split()]
-        defaults = {"i": 0, "d": 0.0, "b": False}
+        defaults = {"i": 0, "d": 0.0, "b": False, "c": 0.0}
         values = [self._argument(kind, arguments.get(name, defaults.get(kind))) for kind, name in words]
         unknown = set(arguments) - {name for _, name in words}
         assert not unknown, unknown

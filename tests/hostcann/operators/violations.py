@@ -163,6 +163,7 @@ VALID: dict[str, Arguments] = {
     "aclnnGelu": {"self": T((4,)), "out": T((4,))},
     "aclnnSilu": {"self": T((4,)), "out": T((4,))},
     "aclnnGeluV2": {"x": T((4,)), "approximate": 1, "y": T((4,))},
+    "aclnnConstantPadNd": {"self": T((3, 9), F), "pad": [1, 2], "out": T((3, 12), F)},
     "aclnnApplyTopKTopP": {"logits": T((3, 9), F), "p": T((3,), F), "k": T((3,), I), "out": T((3, 9), F)},
     "aclnnRotaryPositionEmbedding": {
         "x": T((2, 5, 3, 64)),
@@ -235,6 +236,13 @@ INVALID: dict[str, list[tuple[str, Arguments]]] = {
     "aclnnGelu": _UNARY_BAD,
     "aclnnSilu": _UNARY_BAD,
     "aclnnGeluV2": [("y", {"y": T((5,))}), ("y", {"y": T((4,), F)}), ("approximate", {"approximate": 2})],
+    "aclnnConstantPadNd": [
+        ("pad", {"pad": [1, 2, 3]}),
+        ("pad", {"pad": [1, 2, 0, 0, 0, 0]}),
+        ("out", {"out": T((3, 12))}),
+        ("out", {"out": T((3, 11), F)}),
+        ("out", {"pad": [0, 0, 1, 2]}),
+    ],
     "aclnnApplyTopKTopP": [
         ("p", {"p": None, "k": None}),
         ("p", {"p": T((3,))}),

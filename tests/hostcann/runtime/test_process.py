@@ -62,20 +62,6 @@ def test_collectives_of_one_rank(run: Any) -> None:
     assert "ok" in run(source).stdout
 
 
-def test_two_ranks_are_refused_by_name(run: Any) -> None:
-    source = """
-    import ctypes
-    from ascend_patch.hostcann import _loader
-    hccl, acl = _loader.handle("hccl"), _loader.handle("ascendcl")
-    acl.aclGetRecentErrMsg.restype = ctypes.c_char_p
-    root, comm = ctypes.create_string_buffer(4108), ctypes.c_void_p()
-    assert hccl.HcclGetRootInfo(root) == 0
-    assert hccl.HcclCommInitRootInfo(2, root, 0, ctypes.byref(comm)) == 5
-    print(acl.aclGetRecentErrMsg().decode())
-    """
-    assert "more than one rank are not implemented in hostcann yet" in run(source).stdout
-
-
 def test_loading_inside_torchs_autoload(run: Any) -> None:
     """torch imports torch_npu at the end of its own import: hostcann must be loadable at that moment."""
     source = """
