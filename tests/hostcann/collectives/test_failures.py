@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import Processes
+from .conftest import Processes, free_port
 
 BAD_PARAMETER, TIMEOUT, REMOTE = 1, 9, 21
 TASK_TIMEOUT, TASK_EXCEPTION = 507048, 507049
@@ -33,10 +34,11 @@ def start(build: Path) -> Iterator[Start]:
     groups: list[Processes] = []
     before = leftovers()
 
-    def begin(ranks: int, connect: bool = True, **environment: str) -> Processes:
-        group = Processes("abi_rank.py", ranks, str(build), **environment)
+    def begin(ranks: int, connect: bool = True, script: str = "abi_rank.py", **environment: str) -> Processes:
+        of_torch = script == "torch_rank.py"
+        group = Processes(script, ranks, str(free_port()) if of_torch else str(build), **environment)
         groups.append(group)
-        if connect:
+        if connect and not of_torch:
             root = group.results({"do": "root_info"}, [0])[0]
             assert [code for code, _ in group.results({"do": "init", "root": root})] == [0] * ranks
         return group
@@ -63,6 +65,14 @@ def test_a_killed_rank_is_an_error_on_the_others(start: Start) -> None:
     assert group.results({"do": "async_error"}, [0, 1]) == [REMOTE] * 2
     for code, message in group.results({"do": "all_reduce", "values": [1]}, [0, 1]):
         assert code == REMOTE and "has ended" in message
+
+
+def test_a_killed_rank_in_torch(start: Start) -> None:
+    """The next read of the result raises; then torch-npu's watchdog, which asks for the error, ends the process."""
+    group = start(2, script="torch_rank.py")
+    group.ask({"case": "a_killed_rank", "dtype": "float32"})
+    assert group.answers([0]) == [{"error": None}]
+    assert group.processes[0].wait(60) == -signal.SIGABRT
 
 
 def test_a_rank_that_was_killed_before_the_call(start: Start) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -274,6 +275,22 @@ def other_work_goes_on(self: Rank, dtype: torch.dtype) -> None:
 def barrier(self: Rank, _: torch.dtype) -> None:
     for _ in range(20):
         dist.barrier()
+
+
+@case
+def a_killed_rank(self: Rank, dtype: torch.dtype) -> None:
+    found = self.data(1000, dtype).npu()
+    dist.all_reduce(found)
+    found.cpu()
+    if self.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    try:
+        dist.all_reduce(found)
+        found.cpu()
+    except RuntimeError as error:
+        assert "rank 1 (process" in str(error) and "has ended" in str(error), error
+        return
+    raise AssertionError("the collective ended without an error")
 
 
 def main() -> None:

@@ -122,7 +122,9 @@ class Opapi:
                 return ctypes.c_void_p(None)
             return ctypes.c_void_p(self._library.aclCreateIntArray(self._integers(value), ctypes.c_uint64(len(value))))
         if kind == "c":
-            return ctypes.c_void_p(self._library.aclCreateScalar(ctypes.byref(ctypes.c_float(value)), DTYPES["float32"]))
+            return ctypes.c_void_p(
+                self._library.aclCreateScalar(ctypes.byref(ctypes.c_float(value)), DTYPES["float32"])
+            )
         return _CTYPES[kind](value.encode() if kind == "s" and value is not None else value)
 
     def check(self, operator: str, arguments: dict[str, Any]) -> tuple[int, str]:
