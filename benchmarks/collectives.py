@@ -127,7 +127,7 @@ def table(ranks: int, rows: list[dict[str, Any]]) -> str:
         ours, gloo = (row["size"] / row[key] / 1e9 for key in ("ours", "gloo"))
         lines.append(
             f"| {row['name']} | {row['size'] >> 10} KiB | {row['ours'] * 1e6:.0f} | {row['gloo'] * 1e6:.0f} "
-            f"| {ours:.2f} | {gloo:.2f} | {ours / gloo:.2f} |"
+            f"| {ours:.3f} | {gloo:.3f} | {ours / gloo:.2f} |"
         )
     return "\n".join(lines)
 
