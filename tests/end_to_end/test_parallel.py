@@ -1,0 +1,50 @@
+"""One model on two devices: each rank a process of vLLM's own executor, joined by HCCL; tokens as on one device."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.test_processes import CLI
+from tests.end_to_end.worker import Worker, overlay_environment
+from tests.models.families import prompts
+
+GREEDY = {"temperature": 0, "max_tokens": 16, "ignore_eos": True, "detokenize": False}
+OPTIONS: dict[str, Any] = {"dtype": "float32", "skip_tokenizer_init": True, "distributed_executor_backend": "mp"}
+LAYOUTS = {
+    "tensor": {"tensor_parallel_size": 2},
+    "pipeline": {"pipeline_parallel_size": 2},
+}
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[Worker]:
+    """A process that sees two devices, with a folder of its own for its run."""
+    process = Worker(tmp_path / "worker.log", HOSTCANN_DEVICES="2", XDG_RUNTIME_DIR=str(tmp_path))
+    yield process
+    assert process.close() == 0, process.log_tail()
+    assert process.complaints() == []
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_tokens_are_those_of_transformers(
+    layout: str, process: Worker, worker: Worker, tiny_llama: str, tmp_path: Path
+) -> None:
+    reference = {"folder": tiny_llama, "dtype": "float32", "prompts": prompts(), "count": GREEDY["max_tokens"]}
+    expected = [answer["token_ids"] for answer in worker.call("reference_greedy", **reference)]
+    process.call("load", name="parallel", model=tiny_llama, **OPTIONS, **LAYOUTS[layout])
+    found = process.call("generate", name="parallel", prompts=prompts(), params=GREEDY)
+    assert [answer["token_ids"] for answer in found] == expected
+
+    runs = overlay_environment(XDG_RUNTIME_DIR=str(tmp_path))
+    shown = subprocess.run([CLI, "status", "--json"], env=runs, timeout=60, capture_output=True, text=True)
+    (run,) = json.loads(shown.stdout)["runs"]
+    assert run["agrees"], run
+    roles = [entry["role"] for entry in run["processes"]]
+    assert len([role for role in roles if role.startswith("Worker")]) == 2, roles
+    process.call("unload", name="parallel")
