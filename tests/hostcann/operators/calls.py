@@ -44,11 +44,17 @@ _FIA_NUMBERS = (
     " i:blockSize i:antiquantMode b:softmaxLseFlag i:keyAntiquantMode i:valueAntiquantMode"
 )
 _ROPE = "t:positions t:query t:key t:cosSinCache a:mropeSection i:headSize b:isNeoxStyle"
+_GMM = (
+    "l:x l:weight l:bias l:scale l:offset l:antiquantScale l:antiquantOffset l:perTokenScale t:groupList"
+    " l:activationInput l:activationQuantScale l:activationQuantOffset i:splitItem i:groupType i:groupListType i:actType"
+)
+_GMM_OUT = " l:out l:activationFeatureOut l:dynQuantScaleOut"
 SIGNATURES = {
     "aclnnRmsNorm": "t:x t:gamma d:epsilon t:yOut t:rstdOut",
     "aclnnGemmaRmsNorm": "t:x t:gamma d:epsilon t:yOut t:rstdOut",
     "aclnnAddRmsNorm": "t:x1 t:x2 t:gamma d:epsilon t:yOut t:rstdOut t:xOut",
     "aclnnSwiGlu": "t:x i:dim t:out",
+    "aclnnClippedSwiglu": "t:x t:groupIndex i:dim d:alpha d:limit d:bias b:interleaved t:out",
     "aclnnFastGelu": "t:self t:out",
     "aclnnGelu": "t:self t:out",
     "aclnnSilu": "t:self t:out",
@@ -61,6 +67,16 @@ SIGNATURES = {
     "aclnnRopeWithSinCosCacheV2": _ROPE + " i:cacheMode t:queryOut t:keyOut",
     "aclnnScatterPaKvCache": "t:key t:keyCache t:slotMapping t:value t:valueCache t:compressLens t:compressSeqOffset"
     " t:seqLens s:cacheMode s:scatterMode a:strides a:offsets",
+    "aclnnMoeGatingTopK": "t:x t:bias i:k i:kGroup i:groupCount i:groupSelectMode i:renorm i:normType b:outFlag"
+    " d:routedScalingFactor d:eps t:yOut t:expertIdxOut t:outOut",
+    "aclnnMoeGatingTopKSoftmaxV2": "t:x t:finished i:k i:renorm b:outputSoftmaxResultFlag t:yOut t:expertIdxOut"
+    " t:softmaxResultOut",
+    "aclnnMoeInitRoutingV3": "t:x t:expertIdx t:scale t:offset i:activeNum i:expertCapacity i:expertNum i:dropPadMode"
+    " i:expertTokensNumType b:expertTokensNumFlag i:quantMode a:activeExpertRange i:rowIdxType t:expandedXOut"
+    " t:expandedRowIdxOut t:expertTokensCountOrCumsumOut t:expandedScaleOut",
+    "aclnnMoeFinalizeRoutingV2": "t:expandedX t:expandedRowIdx t:x1 t:x2 t:bias t:scales t:expertIdx i:dropPadMode t:out",
+    "aclnnGroupedMatmulV4": _GMM + _GMM_OUT,
+    "aclnnGroupedMatmulV5": _GMM + " a:tuningConfig" + _GMM_OUT,
     "aclnnFlashAttentionVarLenScore": "t:query t:key t:value t:realShift t:dropMask t:paddingMask t:attenMask a:prefix"
     " a:actualSeqQLen a:actualSeqKvLen d:scaleValue d:keepProb i:preTokens i:nextTokens i:headNum s:inputLayout"
     " i:innerPrecise i:sparseMode t:softmaxMax t:softmaxSum t:softmaxOut t:attentionOut",

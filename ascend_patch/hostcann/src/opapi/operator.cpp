@@ -83,9 +83,13 @@ Call& Call::add(const char* name, const aclTensor* tensor, bool output) {
   return *this;
 }
 
-Call& Call::single(const char* name, const aclTensorList* list) {
+Call& Call::single(const char* name, const aclTensorList* list, bool output) {
   if (list != nullptr && list->values.size() != 1) wrong_list_ = name;
-  return add(name, list == nullptr || list->values.empty() ? nullptr : list->values[0], false);
+  return add(name, list == nullptr || list->values.empty() ? nullptr : list->values[0], output);
+}
+
+Call& Call::at_most_single(const char* name, const aclTensorList* list) {
+  return single(name, list != nullptr && list->values.empty() ? nullptr : list);
 }
 
 Call& Call::array(const char* name, const aclIntArray* values) {

@@ -87,7 +87,9 @@ class Call {
   Call& input(const char* name, const aclTensor* tensor) { return add(name, tensor, false); }
   Call& output(const char* name, const aclTensor* tensor) { return add(name, tensor, true); }
   // A list that must hold exactly one tensor, as torch-npu passes key and value of attention operators.
-  Call& single(const char* name, const aclTensorList* list);
+  Call& single(const char* name, const aclTensorList* list, bool output = false);
+  // The same where the argument is optional and torch-npu passes an empty list for none.
+  Call& at_most_single(const char* name, const aclTensorList* list);
   Call& array(const char* name, const aclIntArray* values);
   Call& integer(const char* name, int64_t value);
   Call& real(const char* name, double value);

@@ -1,0 +1,193 @@
+// aclnnGroupedMatmulV4 and V5, unquantised: consecutive rows of x times a matrix of their own, one per group.
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/add.h>
+#include <ATen/ops/mm.h>
+
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "opapi/operator.h"
+#include "opapi/tensors.h"
+
+namespace hostcann::opapi {
+namespace {
+
+// Whether each matrix [K, N] lies in memory as [N, K].
+bool transposed(const aclTensor& weight) {
+  return weight.strides[1] == 1 && weight.strides[2] == weight.shape[1] && !is_contiguous(weight);
+}
+
+bool matrices_without_gaps(const Call& c) {
+  const aclTensor& w = *c.tensor("weight");
+  if (is_contiguous(w)) return true;
+  return transposed(w) && (w.shape[0] <= 1 || w.strides[0] == w.shape[1] * w.shape[2]);
+}
+
+int64_t weight_row(const Call& c) { return c.size("weight", transposed(*c.tensor("weight")) ? 1 : 2); }
+
+DataType bias_type(const Call& c) { return c.tensor("x")->dtype == kFloat16 ? kFloat16 : kFloat; }
+
+std::vector<TensorRow> rows_of_table() {
+  return {{"x", kFloats, 2, 2, true},
+          {"weight", kFloats, 3, 3},
+          {"bias", dtypes(kFloat, kFloat16), 2, 2, true, Presence::kOptional},
+          unsupported("scale"),
+          unsupported("offset"),
+          unsupported("antiquantScale"),
+          unsupported("antiquantOffset"),
+          unsupported("perTokenScale"),
+          {"groupList", dtypes(kInt64), 1, 1, true},
+          unsupported("activationInput"),
+          unsupported("activationQuantScale"),
+          unsupported("activationQuantOffset"),
+          {"out", kFloats, 2, 2, true},
+          unsupported("activationFeatureOut"),
+          unsupported("dynQuantScaleOut")};
+}
+
+std::vector<Rule> rules_of_table() {
+  return {{"splitItem", "2 or 3, one output (lists of outputs are not emulated)", "parameters, splitItem",
+           [](const Call& c) { return c.integer("splitItem") == 2 || c.integer("splitItem") == 3; }},
+          {"groupType", "0, groups of rows (-1 and 2 are not emulated)", "constraints, supported groupType",
+           [](const Call& c) { return c.integer("groupType") == 0; }},
+          {"groupListType", "0 (running totals) or 1 (sizes)", "constraints, unquantised",
+           [](const Call& c) { return c.integer("groupListType") == 0 || c.integer("groupListType") == 1; }},
+          {"actType", "0, no activation", "constraints, unquantised",
+           [](const Call& c) { return c.integer("actType") == 0; }},
+          {"weight", "the type of x", "constraints, unquantised, data types",
+           [](const Call& c) { return c.same_dtype("x", "weight"); }},
+          {"out", "the type of x", "constraints, unquantised, data types",
+           [](const Call& c) { return c.same_dtype("x", "out"); }},
+          {"bias", "float16 beside float16, else float32", "constraints, unquantised, data types",
+           [](const Call& c) { return !c.has("bias") || c.tensor("bias")->dtype == bias_type(c); }},
+          {"weight", "matrices without gaps, each as it is or transposed", "constraints, transposition",
+           matrices_without_gaps},
+          {"weight", "[groups, columns of x, columns of out]", "function",
+           [](const Call& c) { return c.size("weight", 1) == c.size("x", 1); }},
+          {"x", "fewer than 65536 columns", "constraints, last dimension",
+           [](const Call& c) { return c.size("x", 1) < 65536; }},
+          {"weight", "rows in memory of fewer than 65536 elements", "constraints, last dimension",
+           [](const Call& c) { return weight_row(c) < 65536; }},
+          {"groupList", "one entry per matrix of weight", "function",
+           [](const Call& c) { return c.size("groupList", 0) == c.size("weight", 0); }},
+          {"groupList", "at most 1024 groups", "constraints, supported groupType",
+           [](const Call& c) { return c.size("groupList", 0) <= 1024; }},
+          {"bias", "one row per matrix of weight, as wide as out", "function",
+           [](const Call& c) {
+             return !c.has("bias") ||
+                    (c.size("bias", 0) == c.size("weight", 0) && c.size("bias", 1) == c.size("weight", 2));
+           }},
+          {"out", "the rows of x, the columns of weight", "function", [](const Call& c) {
+             return c.size("out", 0) == c.size("x", 0) && c.size("out", 1) == c.size("weight", 2);
+           }}};
+}
+
+const OperatorTable kGroupedMatmulV4{"aclnnGroupedMatmulV4", "CANN ops-transformer, aclnnGroupedMatmulV4.md", kA2A3A5,
+                                     rows_of_table(), rules_of_table()};
+
+const OperatorTable kGroupedMatmulV5{"aclnnGroupedMatmulV5", "CANN ops-transformer, aclnnGroupedMatmulV5.md", kA2A3A5,
+                                     rows_of_table(), rules_of_table()};
+
+// First row and end of every group. The values lie in device memory: they are known when the operator runs.
+std::vector<std::pair<int64_t, int64_t>> ranges(const at::Tensor& list, bool totals, int64_t rows) {
+  const auto* values = list.const_data_ptr<int64_t>();
+  std::vector<std::pair<int64_t, int64_t>> result;
+  int64_t begin = 0;
+  for (int64_t group = 0; group < list.numel(); ++group) {
+    const int64_t end = totals ? values[group] : begin + values[group];
+    if (end < begin || end > rows) {
+      throw std::runtime_error("aclnnGroupedMatmul: groupList[" + std::to_string(group) + "] is " +
+                               std::to_string(values[group]) + ", rows " + std::to_string(begin) + " to " +
+                               std::to_string(end) + " of x; allowed: groups in order within its " +
+                               std::to_string(rows) + " rows (source: constraints, groupListOptional)");
+    }
+    result.emplace_back(begin, end);
+    begin = end;
+  }
+  return result;
+}
+
+// Rows behind the last group keep what they hold, as documented.
+void multiply(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, const at::Tensor& list,
+              bool totals, const at::Tensor& out) {
+  int64_t group = -1;
+  for (const auto& [begin, end] : ranges(list, totals, x.size(0))) {
+    ++group;
+    if (begin == end || out.size(1) == 0) continue;
+    at::Tensor rows = out.slice(0, begin, end);
+    // Half types are accumulated in float32 and rounded once, behind the bias.
+    at::Tensor product = at::mm(x.slice(0, begin, end).to(at::kFloat), weight[group].to(at::kFloat));
+    if (bias.defined()) product.add_(bias[group].to(at::kFloat));
+    rows.copy_(product);
+  }
+}
+
+struct Lists {
+  const aclTensorList *x, *weight, *bias, *scale, *offset, *antiquant_scale, *antiquant_offset, *per_token_scale;
+  const aclTensor* group_list;
+  const aclTensorList *activation_input, *activation_quant_scale, *activation_quant_offset;
+};
+
+aclError prepare(const OperatorTable& table, const Lists& in, int64_t split_item, int64_t group_type,
+                 int64_t group_list_type, int64_t act_type, const aclTensorList* out,
+                 const aclTensorList* activation_feature_out, const aclTensorList* dyn_quant_scale_out,
+                 uint64_t* workspace_size, aclOpExecutor** executor) {
+  Call call(table);
+  call.single("x", in.x).single("weight", in.weight).at_most_single("bias", in.bias);
+  call.at_most_single("scale", in.scale).at_most_single("offset", in.offset);
+  call.at_most_single("antiquantScale", in.antiquant_scale).at_most_single("antiquantOffset", in.antiquant_offset);
+  call.at_most_single("perTokenScale", in.per_token_scale).input("groupList", in.group_list);
+  call.at_most_single("activationInput", in.activation_input);
+  call.at_most_single("activationQuantScale", in.activation_quant_scale);
+  call.at_most_single("activationQuantOffset", in.activation_quant_offset);
+  call.integer("splitItem", split_item).integer("groupType", group_type);
+  call.integer("groupListType", group_list_type).integer("actType", act_type);
+  call.single("out", out, /*output=*/true);
+  call.at_most_single("activationFeatureOut", activation_feature_out);
+  call.at_most_single("dynQuantScaleOut", dyn_quant_scale_out);
+  if (aclError error = call.check()) return error;
+  return call.finish(workspace_size, executor,
+                     [x = view(call.tensor("x")), w = view(call.tensor("weight")), b = view(call.tensor("bias")),
+                      list = view(in.group_list), totals = group_list_type == 0,
+                      o = view(call.tensor("out"))] { multiply(x, w, b, list, totals, o); });
+}
+
+}  // namespace
+}  // namespace hostcann::opapi
+
+using namespace hostcann;
+using namespace hostcann::opapi;
+
+ACL_API aclError aclnnGroupedMatmulV4GetWorkspaceSize(
+    const aclTensorList* x, const aclTensorList* weight, const aclTensorList* bias, const aclTensorList* scale,
+    const aclTensorList* offset, const aclTensorList* antiquant_scale, const aclTensorList* antiquant_offset,
+    const aclTensorList* per_token_scale, const aclTensor* group_list, const aclTensorList* activation_input,
+    const aclTensorList* activation_quant_scale, const aclTensorList* activation_quant_offset, int64_t split_item,
+    int64_t group_type, int64_t group_list_type, int64_t act_type, aclTensorList* out,
+    aclTensorList* activation_feature_out, aclTensorList* dyn_quant_scale_out, uint64_t* workspace_size,
+    aclOpExecutor** executor) {
+  return prepare(kGroupedMatmulV4,
+                 {x, weight, bias, scale, offset, antiquant_scale, antiquant_offset, per_token_scale, group_list,
+                  activation_input, activation_quant_scale, activation_quant_offset},
+                 split_item, group_type, group_list_type, act_type, out, activation_feature_out, dyn_quant_scale_out,
+                 workspace_size, executor);
+}
+HOSTCANN_OPERATOR_RUN(aclnnGroupedMatmulV4)
+
+// The tuning configuration is a hint: how many rows a group is expected to have.
+ACL_API aclError aclnnGroupedMatmulV5GetWorkspaceSize(
+    const aclTensorList* x, const aclTensorList* weight, const aclTensorList* bias, const aclTensorList* scale,
+    const aclTensorList* offset, const aclTensorList* antiquant_scale, const aclTensorList* antiquant_offset,
+    const aclTensorList* per_token_scale, const aclTensor* group_list, const aclTensorList* activation_input,
+    const aclTensorList* activation_quant_scale, const aclTensorList* activation_quant_offset, int64_t split_item,
+    int64_t group_type, int64_t group_list_type, int64_t act_type, aclIntArray*, aclTensorList* out,
+    aclTensorList* activation_feature_out, aclTensorList* dyn_quant_scale_out, uint64_t* workspace_size,
+    aclOpExecutor** executor) {
+  return prepare(kGroupedMatmulV5,
+                 {x, weight, bias, scale, offset, antiquant_scale, antiquant_offset, per_token_scale, group_list,
+                  activation_input, activation_quant_scale, activation_quant_offset},
+                 split_item, group_type, group_list_type, act_type, out, activation_feature_out, dyn_quant_scale_out,
+                 workspace_size, executor);
+}
+HOSTCANN_OPERATOR_RUN(aclnnGroupedMatmulV5)
