@@ -23,6 +23,15 @@ _MODULES = {
         "vector_core_count",
     ),
     "kv_cache": ("compute_slot_mapping", "context_slots", "scatter_kv_cache"),
+    "moe": (
+        "clipped_swiglu",
+        "combine_tokens",
+        "gate_groups",
+        "gate_groups_supports",
+        "gate_softmax",
+        "grouped_matmul",
+        "route_tokens",
+    ),
     "norm": ("add_rms_norm", "gemma_rms_norm", "rms_norm"),
     "rotary": ("rotary_embedding", "rotary_embedding_supports"),
     "sampling": ("top_k_top_p",),
@@ -33,20 +42,27 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [
     "Stream",
     "add_rms_norm",
+    "clipped_swiglu",
+    "combine_tokens",
     "compute_slot_mapping",
     "context_slots",
     "device_count",
     "device_name",
     "fast_gelu",
     "format_cast_nz",
+    "gate_groups",
+    "gate_groups_supports",
+    "gate_softmax",
     "gelu_tanh",
     "gemma_rms_norm",
+    "grouped_matmul",
     "is_available",
     "paged_attention",
     "paged_attention_supports",
     "rms_norm",
     "rotary_embedding",
     "rotary_embedding_supports",
+    "route_tokens",
     "scatter_kv_cache",
     "soc_family",
     "supports_bfloat16",
@@ -77,6 +93,15 @@ if TYPE_CHECKING:
         vector_core_count,
     )
     from ascend_patch.npu.kv_cache import compute_slot_mapping, context_slots, scatter_kv_cache
+    from ascend_patch.npu.moe import (
+        clipped_swiglu,
+        combine_tokens,
+        gate_groups,
+        gate_groups_supports,
+        gate_softmax,
+        grouped_matmul,
+        route_tokens,
+    )
     from ascend_patch.npu.norm import add_rms_norm, gemma_rms_norm, rms_norm
     from ascend_patch.npu.rotary import rotary_embedding, rotary_embedding_supports
     from ascend_patch.npu.sampling import top_k_top_p

@@ -29,6 +29,8 @@ _COMMON: dict[str, Any] = {
 }
 _GATED: dict[str, Any] = {**_COMMON, "intermediate_size": 256, "num_key_value_heads": 2}
 
+_EXPERTS: dict[str, Any] = {**_GATED, "head_dim": 64, "moe_intermediate_size": 96}
+
 # family -> (configuration class, model class, options)
 FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", "LlamaForCausalLM", {**_GATED, "head_dim": 64}),
@@ -70,7 +72,35 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "GPTNeoXForCausalLM",
         {**_COMMON, "num_attention_heads": 2, "intermediate_size": 256, "rotary_pct": 0.25},
     ),
+    # Mixtures of experts. Two experts of eight, weights scaled to a sum of 1.
+    "mixtral": ("MixtralConfig", "MixtralForCausalLM", {**_GATED, "head_dim": 64, "num_local_experts": 8}),
+    # Four of twelve, weights as they are, and a shared expert with a gate of its own; the first layer is dense.
+    "qwen2-moe": (
+        "Qwen2MoeConfig",
+        "Qwen2MoeForCausalLM",
+        {
+            **_EXPERTS,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "num_experts": 12,
+            "num_experts_per_tok": 4,
+            "shared_expert_intermediate_size": 192,
+            "mlp_only_layers": [0],
+            "num_hidden_layers": 3,
+        },
+    ),
+    "qwen3-moe": (
+        "Qwen3MoeConfig",
+        "Qwen3MoeForCausalLM",
+        {**_EXPERTS, "num_experts": 16, "num_experts_per_tok": 4, "norm_topk_prob": True},
+    ),
+    "olmoe": (
+        "OlmoeConfig",
+        "OlmoeForCausalLM",
+        {**_GATED, "num_attention_heads": 2, "num_key_value_heads": 2, "num_experts": 10, "num_experts_per_tok": 3},
+    ),
 }
+MIXTURES = ("mixtral", "qwen2-moe", "qwen3-moe", "olmoe")
 
 
 def write(family: str, folder: str) -> dict[str, Any]:

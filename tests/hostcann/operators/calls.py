@@ -46,7 +46,8 @@ _FIA_NUMBERS = (
 _ROPE = "t:positions t:query t:key t:cosSinCache a:mropeSection i:headSize b:isNeoxStyle"
 _GMM = (
     "l:x l:weight l:bias l:scale l:offset l:antiquantScale l:antiquantOffset l:perTokenScale t:groupList"
-    " l:activationInput l:activationQuantScale l:activationQuantOffset i:splitItem i:groupType i:groupListType i:actType"
+    " l:activationInput l:activationQuantScale l:activationQuantOffset"
+    " i:splitItem i:groupType i:groupListType i:actType"
 )
 _GMM_OUT = " l:out l:activationFeatureOut l:dynQuantScaleOut"
 SIGNATURES = {
@@ -74,7 +75,8 @@ SIGNATURES = {
     "aclnnMoeInitRoutingV3": "t:x t:expertIdx t:scale t:offset i:activeNum i:expertCapacity i:expertNum i:dropPadMode"
     " i:expertTokensNumType b:expertTokensNumFlag i:quantMode a:activeExpertRange i:rowIdxType t:expandedXOut"
     " t:expandedRowIdxOut t:expertTokensCountOrCumsumOut t:expandedScaleOut",
-    "aclnnMoeFinalizeRoutingV2": "t:expandedX t:expandedRowIdx t:x1 t:x2 t:bias t:scales t:expertIdx i:dropPadMode t:out",
+    "aclnnMoeFinalizeRoutingV2": "t:expandedX t:expandedRowIdx t:x1 t:x2 t:bias t:scales t:expertIdx i:dropPadMode"
+    " t:out",
     "aclnnGroupedMatmulV4": _GMM + _GMM_OUT,
     "aclnnGroupedMatmulV5": _GMM + " a:tuningConfig" + _GMM_OUT,
     "aclnnFlashAttentionVarLenScore": "t:query t:key t:value t:realShift t:dropMask t:paddingMask t:attenMask a:prefix"

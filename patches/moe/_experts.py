@@ -1,0 +1,62 @@
+"""What a layer's experts compute, in five operators."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ascend_patch import npu
+
+
+def forward_oot(
+    self: Any,
+    layer: Any,
+    x: Any,
+    topk_weights: Any,
+    topk_ids: Any,
+    shared_experts: Any = None,
+    shared_experts_input: Any = None,
+) -> Any:
+    """The weighted sum of each token's experts.
+
+    Args:
+        layer: holds ``w13_weight`` ``[experts, 2 * intermediate, hidden]`` and ``w2_weight``
+            ``[experts, hidden, intermediate]``, and biases ``[experts, ...]`` where its experts have them.
+        x: ``[tokens, hidden]``.
+        topk_weights: ``[tokens, k]`` float32.
+        topk_ids: ``[tokens, k]`` integers.
+        shared_experts: run by vLLM's runner, not here; likewise their input.
+    """
+    if layer.expert_map is not None:
+        raise NotImplementedError(
+            "ascend_patch's experts are on one device or split by tensor parallelism: set enable_expert_parallel=False."
+        )
+    if layer.apply_router_weight_on_input:  # one expert per token
+        x, topk_weights = x * topk_weights.to(x.dtype), None
+    rows, places, counts = npu.route_tokens(x, topk_ids.int(), layer.w13_weight.shape[0])
+    hidden = npu.grouped_matmul(rows, layer.w13_weight, counts, getattr(layer, "w13_bias", None))
+    hidden = npu.grouped_matmul(activated(layer, hidden), layer.w2_weight, counts, getattr(layer, "w2_bias", None))
+    return npu.combine_tokens(hidden, places, topk_weights)
+
+
+def activated(layer: Any, hidden: Any) -> Any:
+    """The layer's gated activation; `hidden` holds gate and up ``[rows, 2 * intermediate]``.
+
+    Raises:
+        NotImplementedError: for an activation that no operator here computes.
+    """
+    name = getattr(layer.activation, "value", layer.activation)  # text up to 0.15
+    limit = getattr(layer, "swiglu_limit", None)
+    if name == "silu" and limit is None:
+        return npu.swiglu(hidden)
+    if name == "silu":
+        return npu.clipped_swiglu(hidden, alpha=1.0, limit=limit, shift=0.0, interleaved=False)
+    if name == "swigluoai":
+        return npu.clipped_swiglu(hidden, alpha=1.702, limit=7.0, shift=1.0, interleaved=True)
+    if name == "swigluoai_uninterleave":
+        return npu.clipped_swiglu(
+            hidden, alpha=layer.swiglu_alpha, limit=limit, shift=layer.swiglu_beta, interleaved=False
+        )
+    raise NotImplementedError(
+        f"ascend_patch has no operator for experts with the activation {name!r}; it has silu, swigluoai and"
+        " swigluoai_uninterleave."
+    )
