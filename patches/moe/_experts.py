@@ -24,7 +24,7 @@ def forward_oot(
         x: ``[tokens, hidden]``.
         topk_weights: ``[tokens, k]`` float32.
         topk_ids: ``[tokens, k]`` integers.
-        shared_experts: run by vLLM's runner, not here; likewise their input.
+        shared_experts: run by vLLM's runner, not here; likewise their input. Not passed up to 0.21.
     """
     if layer.expert_map is not None:
         raise NotImplementedError(
@@ -38,13 +38,26 @@ def forward_oot(
     return npu.combine_tokens(hidden, places, topk_weights)
 
 
+def forward_oot_with_router(self: Any, layer: Any, router: Any, x: Any, router_logits: Any) -> Any:
+    """`forward_oot` of 0.14, which lets the router choose."""
+    weights, experts = router.select_experts(hidden_states=x, router_logits=router_logits)
+    return forward_oot(self, layer, x, weights, experts)
+
+
+def forward_oot_and_choose(self: Any, layer: Any, x: Any, router_logits: Any) -> Any:
+    """`forward_oot` of 0.13, where the layer chooses and may have an expert that computes nothing."""
+    weights, experts, zero_expert = layer.select_experts(hidden_states=x, router_logits=router_logits)
+    result = forward_oot(self, layer, x, weights, experts)
+    return (result, zero_expert) if layer.zero_expert_num != 0 and layer.zero_expert_type is not None else result
+
+
 def activated(layer: Any, hidden: Any) -> Any:
     """The layer's gated activation; `hidden` holds gate and up ``[rows, 2 * intermediate]``.
 
     Raises:
         NotImplementedError: for an activation that no operator here computes.
     """
-    name = getattr(layer.activation, "value", layer.activation)  # text up to 0.15
+    name = getattr(layer.activation, "value", layer.activation)  # text up to 0.16
     limit = getattr(layer, "swiglu_limit", None)
     if name == "silu" and limit is None:
         return npu.swiglu(hidden)

@@ -5,19 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ascend_patch.engine.vocabulary import Add, Expiry, Patch, Variant, Wrap
+from ascend_patch.engine.vocabulary import Add, Expiry, Patch, Replace, Variant, Wrap
 
 _METHOD = "vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method:UnquantizedFusedMoEMethod"
 _EXPERTS = "ascend_patch.patches.moe._experts"
 
 _BIASES = Wrap(f"{_METHOD}.process_weights_after_loading", by=":then_widen_biases")
 _CHOSEN = Add(f"{_METHOD}.forward_oot", by=f"{_EXPERTS}:forward_oot")
+_WITH_LAYER = Add(f"{_METHOD}.forward_oot", by=f"{_EXPERTS}:forward_oot_and_choose")
+_WITH_ROUTER = Add(f"{_METHOD}.forward_oot", by=f"{_EXPERTS}:forward_oot_with_router")
 
 PATCH = Patch(
     id="moe.experts",
     why="vLLM's experts are Triton kernels; out of tree it has none, and the first step ends in an AttributeError.",
     requires=("platform.npu", "moe.routing"),
     variants=(
+        Variant(versions=">=0.13.0,<0.14", rewrites=(_BIASES, _WITH_LAYER)),
+        Variant(versions=">=0.14.0,<0.15", rewrites=(_BIASES, _WITH_ROUTER)),
+        Variant(versions=">=0.15.0,<0.20", rewrites=(_BIASES, _CHOSEN)),
+        Variant(
+            versions=">=0.20.0,<0.28",
+            rewrites=(_BIASES, _CHOSEN, Replace(f"{_METHOD}.is_monolithic", by=":IS_MONOLITHIC")),
+        ),
         Variant(
             versions=">=0.28.0,<0.34",
             rewrites=(_BIASES, _CHOSEN, Add(f"{_METHOD}.is_monolithic", by=":IS_MONOLITHIC")),

@@ -5,13 +5,21 @@ from __future__ import annotations
 from ascend_patch.engine.vocabulary import Expiry, Patch, Replace, Variant, Wrap
 
 _ROUTERS = "vllm.model_executor.layers.fused_moe.router"
+_KERNELS = "vllm.model_executor.layers.fused_moe.fused_moe"
 _ROUTING = "ascend_patch.patches.moe._routing"
 
 PATCH = Patch(
     id="moe.routing",
-    why="Choosing the best experts is a CUDA kernel without a twin in PyTorch; by groups it has one, of twelve operators.",
+    why="Choosing the best experts is a CUDA kernel without a twin in PyTorch; by groups it has one: twelve operators.",
     requires=("platform.npu",),
     variants=(
+        Variant(
+            versions=">=0.13.0,<0.15",
+            rewrites=(
+                Replace(f"{_KERNELS}:vllm_topk_softmax", by=f"{_ROUTING}:topk_softmax"),
+                Wrap(f"{_KERNELS}:grouped_topk", by=f"{_ROUTING}:where_operator_fits"),
+            ),
+        ),
         Variant(
             versions=">=0.15.0,<0.34",
             rewrites=(
