@@ -67,6 +67,8 @@ def topk_sigmoid(
 
 def where_operator_fits(original: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
     """The operator for the groups and scores that it takes; vLLM's own PyTorch for the others."""
+    # It is under torch.compile, where torch-npu's tensors fail on sizes that vary; without Inductor nothing is lost.
+    own = getattr(original, "_torchdynamo_orig_callable", original)
 
     def grouped_topk(
         hidden_states: Any,
@@ -80,9 +82,10 @@ def where_operator_fits(original: Callable[..., tuple[Any, Any]]) -> Callable[..
         e_score_correction_bias: Any = None,
     ) -> tuple[Any, Any]:
         sigmoid, best_two = scoring_func == "sigmoid", e_score_correction_bias is not None
-        # The operator normalises sigmoid scores and no others.
-        if sigmoid != renormalize or not npu.gate_groups_supports(gating_output.shape[1], num_expert_group, best_two):
-            return original(
+        # The operator always scales sigmoid scores to a sum of 1.
+        fits = npu.gate_groups_supports(gating_output.shape[1], num_expert_group, best_two)
+        if not fits or (sigmoid and not renormalize):
+            return own(
                 hidden_states,
                 gating_output,
                 topk,
@@ -93,7 +96,7 @@ def where_operator_fits(original: Callable[..., tuple[Any, Any]]) -> Callable[..
                 routed_scaling_factor,
                 e_score_correction_bias,
             )
-        return npu.gate_groups(
+        weights, experts = npu.gate_groups(
             gating_output,
             topk,
             sigmoid=sigmoid,
@@ -101,7 +104,10 @@ def where_operator_fits(original: Callable[..., tuple[Any, Any]]) -> Callable[..
             chosen_groups=topk_group,
             best_two=best_two,
             bias=e_score_correction_bias,
-            factor=routed_scaling_factor,
+            factor=routed_scaling_factor if sigmoid or not renormalize else 1.0,
         )
+        if renormalize and not sigmoid:
+            weights = weights / weights.sum(-1, keepdim=True) * routed_scaling_factor
+        return weights, experts
 
     return grouped_topk

@@ -43,8 +43,8 @@ def rotary_embedding(self: Any, positions: Any, query: Any, key: Any = None) -> 
 
     Args:
         positions: ``[num_tokens]`` int64.
-        query: ``[num_tokens, num_heads * head_size]``.
-        key: ``[num_tokens, num_kv_heads * head_size]``, or None where layers share keys.
+        query: ``[num_tokens, num_heads * head_size]`` or ``[num_tokens, num_heads, head_size]``.
+        key: the same with `num_kv_heads`, or None where layers share keys.
     """
     # A subclass inherits this function; a rotation of its own stays as it is.
     own = type(self).forward_native.__qualname__ != "RotaryEmbedding.forward_native"
@@ -53,7 +53,11 @@ def rotary_embedding(self: Any, positions: Any, query: Any, key: Any = None) -> 
     table = self._match_cos_sin_cache_dtype(query)
     if table is None:  # up to 0.15 it converts its own table
         table = self.cos_sin_cache
-    return npu.rotary_embedding(positions, query, key, table, self.head_size, self.is_neox_style)
+    if query.dim() == 2:
+        return npu.rotary_embedding(positions, query, key, table, self.head_size, self.is_neox_style)
+    flat = (query.flatten(1), key.flatten(1))
+    turned = npu.rotary_embedding(positions, *flat, table, self.head_size, self.is_neox_style)
+    return turned[0].view(query.shape), turned[1].view(key.shape)
 
 
 def long_rope_embedding(self: Any, positions: Any, query: Any, key: Any = None, offsets: Any = None) -> Any:

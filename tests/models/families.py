@@ -30,6 +30,28 @@ _COMMON: dict[str, Any] = {
 _GATED: dict[str, Any] = {**_COMMON, "intermediate_size": 256, "num_key_value_heads": 2}
 
 _EXPERTS: dict[str, Any] = {**_GATED, "head_dim": 64, "moe_intermediate_size": 96}
+# DeepSeek's gating: the best groups, then the best experts in them, beside a shared expert; the first layer is dense.
+_GROUPS: dict[str, Any] = {
+    **_EXPERTS,
+    "n_routed_experts": 16,
+    "n_group": 4,
+    "topk_group": 2,
+    "num_experts_per_tok": 4,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+    "num_hidden_layers": 3,
+    "routed_scaling_factor": 1.5,
+}
+_LATENT: dict[str, Any] = {
+    **{key: value for key, value in _GROUPS.items() if key != "head_dim"},
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "q_lora_rank": None,
+    "kv_lora_rank": 64,
+    "qk_nope_head_dim": 64,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+}
 
 # family -> (configuration class, model class, options)
 FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -99,8 +121,17 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "OlmoeForCausalLM",
         {**_GATED, "num_attention_heads": 2, "num_key_value_heads": 2, "num_experts": 10, "num_experts_per_tok": 3},
     ),
+    # Sigmoid scores with a bias that chooses, scaled to a sum of 1.
+    "glm4-moe": ("Glm4MoeConfig", "Glm4MoeForCausalLM", {**_GROUPS, "use_qk_norm": True, "num_mtp_layers": 0}),
+    "deepseek-v3": ("DeepseekV3Config", "DeepseekV3ForCausalLM", {**_LATENT, "topk_method": "noaux_tc", "scoring_func": "sigmoid"}),
+    # Softmax scores as they are.
+    "deepseek-v2": (
+        "DeepseekV2Config",
+        "DeepseekV2ForCausalLM",
+        {**_LATENT, "topk_method": "group_limited_greedy", "norm_topk_prob": False},
+    ),
 }
-MIXTURES = ("mixtral", "qwen2-moe", "qwen3-moe", "olmoe")
+MIXTURES = ("mixtral", "qwen2-moe", "qwen3-moe", "olmoe", "glm4-moe")
 
 
 def write(family: str, folder: str) -> dict[str, Any]:
@@ -123,6 +154,9 @@ def write(family: str, folder: str) -> dict[str, Any]:
             elif "embed_tokens" in name and config.tie_word_embeddings:
                 # Otherwise the last token's own embedding outweighs everything and is repeated for ever.
                 parameter.mul_(0.25)
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):  # a buffer of zeros would choose nothing
+                buffer.add_(torch.randn(buffer.shape, generator=generator) * 0.2)
     model.save_pretrained(folder)
     return {"parameters": sum(parameter.numel() for parameter in model.parameters())}
 
