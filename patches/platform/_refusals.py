@@ -14,7 +14,7 @@ def refuse(vllm_config: VllmConfig) -> None:
     Raises:
         ValueError: there is such a thing.
     """
-    for reason in (_state_space(vllm_config), _drafting(vllm_config)):
+    for reason in (_state_space(vllm_config), _experts(vllm_config), _drafting(vllm_config)):
         if reason:
             raise ValueError(reason)
 
@@ -27,6 +27,25 @@ def _state_space(vllm_config: VllmConfig) -> str:
         f"{', '.join(model.architectures)} has Mamba or other state-space layers, whose kernels are Triton:"
         " ascend_patch has none for the NPU yet. Choose a model with attention layers only."
     )
+
+
+def _experts(vllm_config: VllmConfig) -> str:
+    model, parallel = vllm_config.model_config, vllm_config.parallel_config
+    if model is None or not model.get_num_experts():
+        return ""
+    from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
+
+    if not _is_ours(UnquantizedFusedMoEMethod, "forward_oot"):
+        return (
+            f"The experts of {', '.join(model.architectures)} need the patch moe.experts, which is not in force:"
+            " 'ascend-patch show moe.experts' says why."
+        )
+    if parallel.enable_expert_parallel and parallel.world_size * parallel.data_parallel_size > 1:
+        return (
+            "ascend_patch has no expert parallelism yet: leave out --enable-expert-parallel, and tensor parallelism"
+            " splits each expert."
+        )
+    return ""
 
 
 def _drafting(vllm_config: VllmConfig) -> str:

@@ -34,6 +34,17 @@ HYBRID = {
     "num_key_value_heads": 2,
     "num_experts": 4,
 }
+EXPERTS = {
+    "architectures": ["MixtralForCausalLM"],
+    "model_type": "mixtral",
+    "vocab_size": 128,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "num_local_experts": 4,
+}
 DRAFTS = {"method": "draft_model", "num_speculative_tokens": 3}
 
 
@@ -41,6 +52,14 @@ DRAFTS = {"method": "draft_model", "num_speculative_tokens": 3}
 def drafting_off(tmp_path: Path) -> Iterator[Worker]:
     """A process without the patch for draft models."""
     process = Worker(tmp_path / "worker.log", VLLM_ASCEND_PATCH_DISABLE="spec_decode.drafting")
+    yield process
+    assert process.close() == 0, process.log_tail()
+
+
+@pytest.fixture
+def experts_off(tmp_path: Path) -> Iterator[Worker]:
+    """A process without the patch that chooses experts, and so without the one that computes them."""
+    process = Worker(tmp_path / "worker.log", VLLM_ASCEND_PATCH_DISABLE="moe.routing")
     yield process
     assert process.close() == 0, process.log_tail()
 
@@ -66,3 +85,16 @@ def test_the_draft_models_of_0_15_are_refused(worker: Worker, tiny_llama: str) -
     drafting = {**DRAFTS, "model": tiny_llama}
     with pytest.raises(WorkerError, match=r"use vLLM 0\.16 or newer"):
         worker.call("load", name="d", model=tiny_llama, skip_tokenizer_init=True, speculative_config=drafting)
+
+
+def test_experts_without_their_patch_are_refused(experts_off: Worker, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(EXPERTS))
+    with pytest.raises(WorkerError, match=r"MixtralForCausalLM need the patch moe\.experts, which is not in force"):
+        experts_off.call("load", name="e", model=str(tmp_path), skip_tokenizer_init=True, dtype="float32")
+
+
+def test_expert_parallelism_is_refused(worker: Worker, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(EXPERTS))
+    options = {"tensor_parallel_size": 2, "enable_expert_parallel": True}
+    with pytest.raises(WorkerError, match=r"no expert parallelism yet: leave out --enable-expert-parallel"):
+        worker.call("load", name="p", model=str(tmp_path), skip_tokenizer_init=True, dtype="float32", **options)

@@ -1,4 +1,4 @@
-"""Small models of eight families with random weights, for comparisons with transformers.
+"""Small models of fifteen families with random weights, for comparisons with transformers.
 
 Each has two layers (four where layer kinds alternate) and a vocabulary of 512. Head sizes are those the
 NPU's attention takes (64 and 128). Weights are drawn wider than in training, for two reasons: attention
@@ -131,7 +131,6 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
         {**_LATENT, "topk_method": "group_limited_greedy", "norm_topk_prob": False},
     ),
 }
-MIXTURES = ("mixtral", "qwen2-moe", "qwen3-moe", "olmoe", "glm4-moe")
 
 
 def write(family: str, folder: str) -> dict[str, Any]:

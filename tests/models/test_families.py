@@ -1,4 +1,4 @@
-"""Eight model families on the overlay against transformers on the CPU, greedy, token for token."""
+"""Fifteen model families on the overlay against transformers on the CPU, greedy, token for token."""
 
 from __future__ import annotations
 
