@@ -58,7 +58,7 @@ def activated(layer: Any, hidden: Any) -> Any:
         NotImplementedError: for an activation that no operator here computes.
     """
     name = getattr(layer.activation, "value", layer.activation)  # text up to 0.16
-    limit = getattr(layer, "swiglu_limit", None)
+    limit: Any = getattr(layer, "swiglu_limit", None)
     if name == "silu" and limit is None:
         return npu.swiglu(hidden)
     if name == "silu":

@@ -123,7 +123,11 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     # Sigmoid scores with a bias that chooses, scaled to a sum of 1.
     "glm4-moe": ("Glm4MoeConfig", "Glm4MoeForCausalLM", {**_GROUPS, "use_qk_norm": True, "num_mtp_layers": 0}),
-    "deepseek-v3": ("DeepseekV3Config", "DeepseekV3ForCausalLM", {**_LATENT, "topk_method": "noaux_tc", "scoring_func": "sigmoid"}),
+    "deepseek-v3": (
+        "DeepseekV3Config",
+        "DeepseekV3ForCausalLM",
+        {**_LATENT, "topk_method": "noaux_tc", "scoring_func": "sigmoid"},
+    ),
     # Softmax scores as they are.
     "deepseek-v2": (
         "DeepseekV2Config",
