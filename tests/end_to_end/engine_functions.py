@@ -152,6 +152,19 @@ def traced_operators(name: str, prompts: list[Any], params: Any) -> list[str]:
         return sorted(counts()["aclnn"])
 
 
+def traced_counts(name: str, prompts: list[Any], params: Any) -> dict[str, Any]:
+    """Generate, and count what hostcann saw meanwhile: calls per operator, launches and host synchronisations."""
+    from ascend_patch.hostcann import trace
+
+    with trace.recording() as counts:
+        generate(name, prompts, params)
+        seen = counts()
+    calls = {
+        kind: {op: count["calls"] for op, count in seen[kind].items()} for kind in ("aclnn", "aten", "copy", "sync")
+    }
+    return {**calls, "launches": seen["launches"], "syncs": seen["syncs"]}
+
+
 def model_runner(name: str) -> str:
     """The module of the class that runs an engine's model."""
     found: list[str] = ENGINES[name].collective_rpc(lambda worker: type(worker.model_runner).__module__)

@@ -102,3 +102,29 @@ def test_chunked_prefill_gives_the_same_tokens(
     )
     got = engine(family, "float32", max_num_batched_tokens=64, enable_chunked_prefill=True)
     assert [answer["token_ids"] for answer in got] == [answer["token_ids"] for answer in expected]
+
+
+LAYER_OF_EXPERTS = {
+    "aclnnMoeInitRoutingV3": 1,
+    "aclnnGroupedMatmulV5": 2,
+    "aclnnSwiGlu": 1,
+    "aclnnMoeFinalizeRoutingV2": 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "layers", "dense_layers", "gate"),
+    [("mixtral", 2, 0, "aclnnMoeGatingTopKSoftmaxV2"), ("glm4-moe", 2, 1, "aclnnMoeGatingTopK")],
+)
+def test_a_layer_of_experts_is_six_operators(
+    family: str, layers: int, dense_layers: int, gate: str, engine: Any, worker: Worker
+) -> None:
+    """Per layer and step, as the device saw them; beside them only the gate's product and its result's type."""
+    engine(family, "bfloat16")
+    options = {"name": family, "prompts": [[5, 6, 7, 8], [9, 10, 11]]}
+    short, long = (worker.call("traced_counts", **options, params={**GREEDY, "max_tokens": count}) for count in (2, 6))
+    per_step = {name: (calls - short["aclnn"][name]) / 4 for name, calls in long["aclnn"].items()}
+    expected = {name: calls * layers for name, calls in {**LAYER_OF_EXPERTS, gate: 1}.items()}
+    # The dense layer, and the expert that all tokens share, have an activation each.
+    expected["aclnnSwiGlu"] += dense_layers + (layers if dense_layers else 0)
+    assert {name: per_step[name] for name in expected} == expected
