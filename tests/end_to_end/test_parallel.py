@@ -16,10 +16,8 @@ from tests.models.families import prompts
 
 GREEDY = {"temperature": 0, "max_tokens": 16, "ignore_eos": True, "detokenize": False}
 OPTIONS: dict[str, Any] = {"dtype": "float32", "skip_tokenizer_init": True, "distributed_executor_backend": "mp"}
-LAYOUTS = {
-    "tensor": {"tensor_parallel_size": 2},
-    "pipeline": {"pipeline_parallel_size": 2},
-}
+TENSOR = {"tensor_parallel_size": 2}
+PIPELINE = {"pipeline_parallel_size": 2}
 
 
 @pytest.fixture
@@ -31,13 +29,19 @@ def process(tmp_path: Path) -> Iterator[Worker]:
     assert process.complaints() == []
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("family", "layout"),
+    [("llama", TENSOR), ("llama", PIPELINE), ("mixtral", TENSOR)],
+    ids=["tensor", "pipeline", "tensor-experts"],
+)
 def test_tokens_are_those_of_transformers(
-    layout: str, process: Worker, worker: Worker, tiny_llama: str, tmp_path: Path
+    family: str, layout: dict[str, int], process: Worker, worker: Worker, tmp_path: Path
 ) -> None:
-    reference = {"folder": tiny_llama, "dtype": "float32", "prompts": prompts(), "count": GREEDY["max_tokens"]}
+    model = str(tmp_path / family)
+    worker.call("make_family", family=family, folder=model)
+    reference = {"folder": model, "dtype": "float32", "prompts": prompts(), "count": GREEDY["max_tokens"]}
     expected = [answer["token_ids"] for answer in worker.call("reference_greedy", **reference)]
-    process.call("load", name="parallel", model=tiny_llama, **OPTIONS, **LAYOUTS[layout])
+    process.call("load", name="parallel", model=model, **OPTIONS, **layout)
     found = process.call("generate", name="parallel", prompts=prompts(), params=GREEDY)
     assert [answer["token_ids"] for answer in found] == expected
 
