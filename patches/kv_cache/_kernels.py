@@ -40,10 +40,10 @@ def keep_caches(original: Callable[..., None]) -> Callable[..., None]:
 
 def zero_block_ids(self: Any, block_ids: list[int]) -> None:
     """Zero these blocks of every layer that the zeroer was made for, in one launch."""
-    from ascend_patch.kernels.zero_blocks import zero_blocks
-
     if not block_ids or self._meta is None:
         return
+    from ascend_patch.kernels.zero_blocks import zero_blocks  # few processes zero blocks, all import this module
+
     addresses, strides, sizes, *_ = self._meta
     numbers = torch.tensor(block_ids, dtype=torch.int64, pin_memory=True).to(self.device, non_blocking=True)
     zero_blocks(self._npu_caches, addresses, strides, sizes, numbers)
