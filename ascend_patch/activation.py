@@ -13,12 +13,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ascend_patch
 from ascend_patch import _boot, environment
 from ascend_patch.engine.errors import OverlayError, RequiredPatchError
 from ascend_patch.engine.finder import HookFinder
+
+if TYPE_CHECKING:
+    from ascend_patch.engine.plan import Plan
+    from ascend_patch.engine.registry import Registry
 
 log = logging.getLogger("ascend_patch")
 
@@ -156,17 +160,9 @@ def _activate() -> None:
 
 def _overlay(settings: Any, device: environment.DeviceDecision) -> None:
     from ascend_patch.engine import overlay as engine
-    from ascend_patch.engine import recording, registry
-    from ascend_patch.engine.contracts import ContractStore
-    from ascend_patch.engine.planning import make_plan
-    from ascend_patch.engine.sources import SourceTree
-    from ascend_patch.engine.standing import assumed
+    from ascend_patch.engine import recording
 
-    patches = registry.load()
-    settings.validate(patches)
-    tree = SourceTree.open(package=_boot.PACKAGE)
-    standing = assumed(settings.assume_version, settings.origins.get("assume_version", ""))
-    plan = make_plan(patches, tree, ContractStore(contracts_folder()), settings.selection, standing)
+    patches, plan = _decided(settings)
     run, first = recording.current_run()
     overlay = engine.Overlay(
         engine.Package(_boot.PACKAGE, start_gates=START_GATES), plan, patches, finder=_state.finder, warn=first
@@ -175,6 +171,36 @@ def _overlay(settings: Any, device: environment.DeviceDecision) -> None:
     _state.recorder = recording.Recorder(overlay, role=role, facts=lambda: {"device": device.device, "run": run})
     overlay.on_change = _state.recorder.changed
     overlay.install()
+
+
+def _decided(settings: Any) -> tuple[Registry, Plan]:
+    """The patches there are and what happens to each: as an earlier process found, or found now and kept.
+
+    Raises:
+        SettingsError: unknown or contradictory settings; such are never kept.
+    """
+    from ascend_patch import cache, engine
+    from ascend_patch.engine import kept
+    from ascend_patch.engine.sources import SourceTree
+
+    tree = SourceTree.open(package=_boot.PACKAGE)
+    assumption = (settings.assume_version, settings.origins.get("assume_version", ""))
+    own = (str(contracts_folder().parent), engine.__path__[0])
+    question = kept.Question(tree.package, tree.origin, tree.stated_version or "", settings.selection, assumption, own)
+    plans = cache.root() / "plans"
+    answer = kept.recall(plans, question)
+    if answer is None:
+        from ascend_patch.engine import registry
+        from ascend_patch.engine.contracts import ContractStore
+        from ascend_patch.engine.planning import make_plan
+        from ascend_patch.engine.standing import assumed
+
+        patches = registry.load()
+        settings.validate(patches)
+        plan = make_plan(patches, tree, ContractStore(contracts_folder()), settings.selection, assumed(*assumption))
+        answer = kept.Answer(patches, plan)
+        kept.keep(plans, question, answer, tree)
+    return answer
 
 
 def contracts_folder() -> Path:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .engine.errors import SettingsError
-from .engine.planning import Selection
+from .engine.plan import Selection
 from .engine.registry import Registry
 
 FILE = "ascend_patch.toml"

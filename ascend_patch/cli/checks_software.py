@@ -14,7 +14,7 @@ from ascend_patch.cli.findings import Finding, Machine, release
 from ascend_patch.engine.errors import OverlayError
 
 if TYPE_CHECKING:
-    from ascend_patch.engine.planning import Selection
+    from ascend_patch.engine.plan import Selection
 
 MACHINES = ("x86_64", "aarch64")
 
@@ -88,7 +88,7 @@ def _coverage(machine: Machine, version: str) -> Iterator[Finding]:
 
 def _selection(machine: Machine) -> Selection:
     """What the settings select; everything, while they are broken, because their own check reports that."""
-    from ascend_patch.engine.planning import Selection
+    from ascend_patch.engine.plan import Selection
 
     try:
         return machine.workspace.settings.selection

@@ -21,7 +21,7 @@ from ascend_patch.engine.vocabulary import (
 
 if TYPE_CHECKING:
     from ascend_patch.cli.workspace import Workspace
-    from ascend_patch.engine.planning import Plan
+    from ascend_patch.engine.plan import Plan
 
 
 def sentence(rewrite: Rewrite) -> str:

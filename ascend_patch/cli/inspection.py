@@ -15,10 +15,9 @@ from ascend_patch.cli.workspace import Workspace
 
 if TYPE_CHECKING:
     from ascend_patch.engine.contracts import ContractSet
-    from ascend_patch.engine.planning import Decision, Plan
+    from ascend_patch.engine.plan import Decision, Plan, Standing
     from ascend_patch.engine.registry import Registry
     from ascend_patch.engine.sources import SourceTree
-    from ascend_patch.engine.standing import Standing
     from ascend_patch.engine.vocabulary import Patch, Variant
 
 
@@ -155,7 +154,8 @@ def inspect(
         elsewhere: the sources are not those installed here, so that what variants need of this machine does not matter.
         standing: the version to choose variants by; decided by number and contracts when left out.
     """
-    from ascend_patch.engine.planning import Selection, make_plan
+    from ascend_patch.engine.plan import Selection
+    from ascend_patch.engine.planning import make_plan
 
     registry = each_by_itself(here.registry, ignore_needs=elsewhere)
     selection = Selection(enable=frozenset(registry.ids), strict=strict)

@@ -11,7 +11,7 @@ from ascend_patch.cli.errors import Refusal, suggestion
 from ascend_patch.cli.workspace import Workspace
 
 if TYPE_CHECKING:
-    from ascend_patch.engine.planning import Plan
+    from ascend_patch.engine.plan import Plan
 
 HELP = """List every patch with its state for the installed vLLM.
 

@@ -12,7 +12,7 @@ from ascend_patch.cli.workspace import Workspace
 
 if TYPE_CHECKING:
     from ascend_patch.cli.inspection import Inspection
-    from ascend_patch.engine.planning import Decision
+    from ascend_patch.engine.plan import Decision
 
 COLUMN_GAP = 3
 """Characters between two columns of a table on a terminal."""

@@ -11,7 +11,7 @@ from ascend_patch.cli.choices import patch_ids
 from ascend_patch.cli.workspace import Workspace
 
 if TYPE_CHECKING:
-    from ascend_patch.engine.planning import Decision
+    from ascend_patch.engine.plan import Decision
     from ascend_patch.engine.sources import SourceTree
     from ascend_patch.engine.vocabulary import Patch
 

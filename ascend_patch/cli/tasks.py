@@ -22,8 +22,8 @@ from ascend_patch.engine.standing import stand
 from ascend_patch.engine.versions import release_of
 
 if TYPE_CHECKING:
-    from ascend_patch.engine.contract_checking import Finding
     from ascend_patch.engine.contracts import ContractStore
+    from ascend_patch.engine.plan import Finding
     from ascend_patch.engine.sources import SourceTree
     from ascend_patch.engine.vocabulary import Patch, Variant
 

@@ -15,8 +15,7 @@ from ascend_patch.cli.workspace import Workspace
 
 if TYPE_CHECKING:
     from ascend_patch.cli.inspection import Inspection, Updated
-    from ascend_patch.engine.contract_checking import Finding
-    from ascend_patch.engine.planning import Decision
+    from ascend_patch.engine.plan import Decision, Finding
     from ascend_patch.engine.sources import SourceTree
 
 HELP = """Compare every patch with the sources of a vLLM, without importing it.

@@ -19,10 +19,9 @@ if TYPE_CHECKING:
     import typer
 
     from ascend_patch.engine.contracts import ContractStore
-    from ascend_patch.engine.planning import Plan, Selection
+    from ascend_patch.engine.plan import Plan, Selection, Standing
     from ascend_patch.engine.registry import Registry
     from ascend_patch.engine.sources import SourceTree
-    from ascend_patch.engine.standing import Standing
     from ascend_patch.engine.vocabulary import Patch
     from ascend_patch.settings import Settings
 

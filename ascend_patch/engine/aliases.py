@@ -6,9 +6,9 @@ imports hundreds of others through their lazy ``__getattr__``.
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import takewhile
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -100,14 +100,18 @@ def loaded(package: str = "") -> list[ModuleType]:
 
 def imported_since(module: ModuleType, package: str) -> list[ModuleType]:
     """The package's modules that were first imported after `module` was: ``sys.modules`` keeps that order."""
-    names = list(sys.modules)
-    names.reverse()
-    with contextlib.suppress(ValueError):
-        # Thousands of names, mostly of others: not a step of Python for each.
-        names = names[: names.index(module.__name__)]
     prefix = package + "."
-    since = [sys.modules.get(name) for name in names if name.startswith(prefix)]
+    since = [sys.modules.get(name) for name in _names_since(module.__name__) if name.startswith(prefix)]
     return [neighbour for neighbour in since if isinstance(neighbour, ModuleType)]
+
+
+def _names_since(name: str) -> list[str]:
+    """The names in ``sys.modules`` behind this one, the last first."""
+    try:
+        # Mostly a few of thousands.
+        return list(takewhile(name.__ne__, reversed(sys.modules)))
+    except RuntimeError:  # another thread imported something meanwhile; a copy is made in one step
+        return list(takewhile(name.__ne__, reversed(list(sys.modules))))
 
 
 def rewrite(alias: Alias, patch: str) -> SlotChange:

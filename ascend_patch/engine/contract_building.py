@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from .contract_checking import Finding, describe
+from .contract_checking import describe
 from .contracts import ABSENT, Contract, ContractSet, ContractStore, site_key
 from .errors import RewriteError, SourceError
+from .plan import Finding
 from .registry import Registry
 from .sources import SourceFile, SourceTree
 from .syntax import Definition, bindings, count_sites, find_definition, flattened, import_origin, imported_module

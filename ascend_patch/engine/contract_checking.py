@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .contracts import ABSENT, Contract, ContractStore, site_key
 from .errors import RewriteError
+from .plan import UNCHECKED, Finding
 from .sources import SourceFile, SourceTree
 from .vocabulary import Add, Register, Replace, Retarget, Rewrite, Target, Variant, Wrap
 
@@ -21,30 +22,6 @@ if TYPE_CHECKING:
     from .syntax import Definition
 
 # `syntax` is imported where it is needed: as long as every file is a known one, it is not.
-
-UNCHECKED = "unchecked"
-
-
-class Finding(NamedTuple):
-    """The result for one rewrite.
-
-    Attributes:
-        target: the rewrite's target as text.
-        problem: '' when all is well; ``missing``, ``moved``, ``exists``, ``kind``, ``signature``, ``body``,
-            ``sites`` or ``overridden`` when it drifted; ``unchecked`` when no contract mentions it.
-        text: what changed, for people.
-        against: the version whose contract it was compared with, '' when none.
-    """
-
-    target: str
-    problem: str = ""
-    text: str = ""
-    against: str = ""
-
-    @property
-    def drifted(self) -> bool:
-        return self.problem not in ("", UNCHECKED)
-
 
 Known = Callable[[], Iterator[tuple[str, Contract]]]
 """A target's contracts, nearest version first: an iterator, because each further one costs reading a file."""

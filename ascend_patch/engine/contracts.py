@@ -1,7 +1,7 @@
 """Contracts: what each target looked like in a version of the patched package.
 
 A contract set is a JSON file per version. It is generated from sources
-(`contract_builder`) and compared with sources (`contract_check`); neither imports the package.
+(`contract_building`) and compared with sources (`contract_checking`); neither imports the package.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ import ast
 import copy
 import re
 
-from .contract_checking import Finding
 from .errors import SourceError
+from .plan import Finding
 from .sources import SourceTree
 from .syntax import Definition, find_definition
 from .vocabulary import Expiry, Patch, Retarget, Target, Variant

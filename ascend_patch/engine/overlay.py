@@ -13,7 +13,7 @@ from . import aliases, marks
 from .errors import OverlayError, RequiredPatchError
 from .finder import HookFinder
 from .journal import Journal
-from .planning import Plan, fallen_with, sentence
+from .plan import Plan, fallen_with, sentence
 from .progress import Package, PatchStatus, Progress, UndoReport
 from .registry import Registry, rewrites_of
 from .rewriting import make, resolve

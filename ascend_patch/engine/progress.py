@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .planning import Decision
+from .plan import Decision
 from .vocabulary import State
 
 

@@ -59,7 +59,11 @@ class SourceFile:
 
 
 class SourceTree:
-    """The sources of one version of one package. Make one with `SourceTree.open`."""
+    """The sources of one version of one package. Make one with `SourceTree.open`.
+
+    Attributes:
+        stated_version: what the tree says about itself, whether or not that is a version; None when it does not say.
+    """
 
     def __init__(
         self,
@@ -75,7 +79,7 @@ class SourceTree:
         self.package = package
         self.origin = origin
         self.kind = kind
-        self._version = version
+        self.stated_version = version
         self._locate = locate
         self._read = read
         self._names = names
@@ -122,11 +126,11 @@ class SourceTree:
         Raises:
             SourceError: the tree does not say.
         """
-        if self._version is None:
+        if self.stated_version is None:
             raise SourceError(f"{self.origin} does not say which version of {self.package} it is: name the version")
-        if not is_version(self._version):
-            raise SourceError(f"{self.origin} says version {self._version!r}, which is not a PEP 440 version")
-        return self._version
+        if not is_version(self.stated_version):
+            raise SourceError(f"{self.origin} says version {self.stated_version!r}, which is not a PEP 440 version")
+        return self.stated_version
 
     def find(self, module: str) -> SourceFile | None:
         """The source of `module`, or None when the tree has no such Python module."""
@@ -134,6 +138,10 @@ class SourceTree:
             name = self._locate(module)
             self._files[module] = None if name is None else SourceFile(module, self._shown(name), self._read(name))
         return self._files[module]
+
+    def looked_for(self) -> set[str]:
+        """The paths at which modules were looked for so far, those that are not there included (folders only)."""
+        return {self._shown(name) for module in self._files for name in _candidates(module)}
 
     def modules(self) -> tuple[str, ...]:
         """The dotted names of all modules, sorted."""

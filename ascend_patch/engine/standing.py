@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from .contracts import ABSENT, Contract, ContractSet, ContractStore
 from .errors import SourceError
+from .plan import Standing
 from .registry import Registry
 from .sources import SourceTree
 from .versions import fits, is_development, newer
@@ -22,18 +23,6 @@ from .vocabulary import Target
 
 if TYPE_CHECKING:
     from .contract_checking import Description
-
-
-class Standing(NamedTuple):
-    """The version that decides which variants are looked at.
-
-    Attributes:
-        version: the tree's own version, or the known one it is taken for.
-        reason: why it is taken for another one; '' when it is its own.
-    """
-
-    version: str
-    reason: str = ""
 
 
 def assumed(version: str, by: str) -> Standing | None:

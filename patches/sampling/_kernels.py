@@ -1,4 +1,7 @@
-"""What vLLM's sampler calls, on our kernels. Imported once a target module has executed, so torch is there."""
+"""What vLLM's sampler calls, on our kernels. Imported once a target module has executed, so torch is there.
+
+Every process of an instance imports this module and only the workers sample: a kernel is imported where it is launched.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,6 @@ from typing import Any
 
 import torch
 from vllm.v1.outputs import LogprobsTensors
-
-from ascend_patch.kernels.apply_grammar_bitmask import apply_grammar_bitmask
-from ascend_patch.kernels.apply_penalties import apply_penalties as _apply_penalties
-from ascend_patch.kernels.min_p_temperature import min_p_temperature
-from ascend_patch.kernels.token_logprob_and_rank import token_logprob_and_rank
 
 
 def apply_penalties(
@@ -29,7 +27,9 @@ def apply_penalties(
         output_tokens_tensor: ``[num_requests, longest output]`` int64, padded likewise.
         presence_penalties: ``[num_requests]`` float32, as the other two.
     """
-    _apply_penalties(
+    from ascend_patch.kernels.apply_penalties import apply_penalties as launch
+
+    launch(
         logits,
         prompt_tokens_tensor,
         output_tokens_tensor,
@@ -42,6 +42,8 @@ def apply_penalties(
 
 def apply_temperature(logits: torch.Tensor, temp: torch.Tensor, all_random: bool) -> torch.Tensor:
     """Divide each row by its temperature in place; greedy rows (below 1e-5) stay as they are."""
+    from ascend_patch.kernels.min_p_temperature import min_p_temperature
+
     min_p_temperature(logits, temp, None)
     return logits
 
@@ -49,6 +51,8 @@ def apply_temperature(logits: torch.Tensor, temp: torch.Tensor, all_random: bool
 def apply_min_p(self: Any, logits: torch.Tensor) -> torch.Tensor:
     """``MinPLogitsProcessor.apply`` without a softmax: the threshold is the largest logit plus ``ln(min_p)``."""
     if self.min_p_count:
+        from ascend_patch.kernels.min_p_temperature import min_p_temperature
+
         min_p_temperature(logits, None, self.min_p)
     return logits
 
@@ -64,6 +68,8 @@ def gather_logprobs(logprobs: torch.Tensor, num_logprobs: int, token_ids: torch.
         num_logprobs: how many of the best.
         token_ids: ``[rows]`` int64.
     """
+    from ascend_patch.kernels.token_logprob_and_rank import token_logprob_and_rank
+
     best, best_ids = torch.topk(logprobs, num_logprobs, dim=-1)
     token_ids = token_ids.unsqueeze(-1)
     values, ranks = token_logprob_and_rank(logprobs, token_ids, False)
@@ -85,4 +91,6 @@ class GrammarBitmask:
             bitmask: ``[rows, ceil(vocab_size / 32)]`` int32, on the device.
             indices: ``[n]`` int32, the rows with a grammar; None for all.
         """
+        from ascend_patch.kernels.apply_grammar_bitmask import apply_grammar_bitmask
+
         apply_grammar_bitmask(logits, bitmask, indices)

@@ -7,9 +7,6 @@ from typing import Any
 import torch
 from vllm.v1.sample.rejection_sampler import generate_uniform_probs
 
-from ascend_patch.kernels.rejection_sample import rejection_sample as _rejection_sample
-from ascend_patch.kernels.sample_recovered_tokens import sample_recovered_tokens as _sample_recovered_tokens
-
 
 def rejection_sample(
     draft_token_ids: torch.Tensor,
@@ -101,6 +98,8 @@ def _accept(
     use_fp64_gumbel: bool = False,
 ) -> torch.Tensor:
     """What all versions do; the largest of `target_scores` is the greedy token."""
+    from ascend_patch.kernels.rejection_sample import rejection_sample as launch  # few processes speculate
+
     uniform_probs = target_argmax = recovered = None
     if synthetic_rates is not None or target_probs is not None:
         uniform_probs = generate_uniform_probs(
@@ -120,7 +119,7 @@ def _accept(
             target_scores.device,
             use_fp64_gumbel,
         )
-    accepted: torch.Tensor = _rejection_sample(
+    accepted: torch.Tensor = launch(
         cu_num_draft_tokens,
         draft_token_ids,
         draft_probs,
@@ -154,15 +153,15 @@ def sample_recovered_tokens(
     """
     if use_fp64_gumbel:
         raise NotImplementedError("An NPU's vector cores have no float64: leave use_fp64_gumbel out.")
+    from ascend_patch.kernels.sample_recovered_tokens import sample_recovered_tokens as launch
+
     q = torch.empty((len(num_draft_tokens), target_probs.shape[-1]), dtype=torch.float32, device=device)
     q.exponential_()
     for row, generator in sampling_metadata.generators.items():
         # A request without draft tokens must not advance its generator: its other tokens come from it, too.
         if num_draft_tokens[row] > 0:
             q[row].exponential_(generator=generator)
-    recovered: torch.Tensor = _sample_recovered_tokens(
-        cu_num_draft_tokens, draft_token_ids, draft_probs, target_probs, q
-    )
+    recovered: torch.Tensor = launch(cu_num_draft_tokens, draft_token_ids, draft_probs, target_probs, q)
     return recovered
 
 

@@ -9,7 +9,7 @@ from packaging.version import Version
 
 from ascend_patch.activation import contracts_folder
 from ascend_patch.engine.contracts import ContractStore
-from ascend_patch.engine.planning import Plan
+from ascend_patch.engine.plan import Plan
 from ascend_patch.engine.sources import SourceTree
 from ascend_patch.engine.vocabulary import State
 from tests.end_to_end import upstream

@@ -14,7 +14,8 @@ from typing import Any
 from ascend_patch.activation import contracts_folder
 from ascend_patch.engine import registry
 from ascend_patch.engine.contracts import ContractStore
-from ascend_patch.engine.planning import Plan, make_plan
+from ascend_patch.engine.plan import Plan
+from ascend_patch.engine.planning import make_plan
 from ascend_patch.engine.registry import Registry
 from ascend_patch.engine.sources import SourceTree
 

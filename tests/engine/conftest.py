@@ -18,7 +18,8 @@ from ascend_patch.engine import overlay as overlay_module
 from ascend_patch.engine.contract_building import build
 from ascend_patch.engine.contracts import ContractSet, ContractStore
 from ascend_patch.engine.overlay import Overlay, Package
-from ascend_patch.engine.planning import Plan, Selection, make_plan
+from ascend_patch.engine.plan import Plan, Selection
+from ascend_patch.engine.planning import make_plan
 from ascend_patch.engine.registry import Registry
 from ascend_patch.engine.sources import SourceTree
 from ascend_patch.engine.vocabulary import Patch

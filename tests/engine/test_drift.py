@@ -14,7 +14,8 @@ from ascend_patch.engine.contract_building import build, check_overrides
 from ascend_patch.engine.contract_checking import find_moved
 from ascend_patch.engine.contracts import Contract, ContractSet, ContractStore, site_key
 from ascend_patch.engine.errors import ContractError
-from ascend_patch.engine.planning import Decision, Selection, make_plan
+from ascend_patch.engine.plan import Decision, Selection
+from ascend_patch.engine.planning import make_plan
 from ascend_patch.engine.registry import Registry
 from ascend_patch.engine.vocabulary import (
     Add,

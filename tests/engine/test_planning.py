@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ascend_patch.engine.planning import Plan, Selection
+from ascend_patch.engine.plan import Plan, Selection
 from ascend_patch.engine.registry import Registry, load
 from ascend_patch.engine.versions import distribution_version, fits, unmet
 from ascend_patch.engine.vocabulary import Add, DeclarationError, Patch, Replace, State, Target, Variant

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from ascend_patch.engine.contracts import ContractStore
-from ascend_patch.engine.planning import Plan, make_plan
+from ascend_patch.engine.plan import Plan
+from ascend_patch.engine.planning import make_plan
 from ascend_patch.engine.registry import Registry
 from ascend_patch.engine.standing import assumed, stand
 from ascend_patch.engine.vocabulary import Add, Patch, Replace, State, Variant

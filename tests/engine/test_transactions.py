@@ -10,7 +10,7 @@ import pytest
 
 from ascend_patch.engine.errors import OverlayError, RequiredPatchError
 from ascend_patch.engine.overlay import Overlay
-from ascend_patch.engine.planning import Selection
+from ascend_patch.engine.plan import Selection
 from ascend_patch.engine.vocabulary import Patch, Replace, Rewrite, State, Variant, Wrap
 
 if TYPE_CHECKING:
