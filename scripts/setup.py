@@ -97,11 +97,10 @@ def overlay_steps(setup: Setup, before: Sequence[Step]) -> list[Step]:
     stock = {step.name: step.key for step in before}
     vllm = stock.get("vllm", stock["venv"])
     overlay = digest(vllm, CHECKOUT / "pyproject.toml", CHECKOUT / "packaging")
-    if setup.purpose == "test":
-        tools = "test"
-    else:
-        # The demo needs less than the tests: an environment made for the tests will do.
-        tools = "test" if setup.stamps().get("overlay") == digest(overlay, "test") else "demo"
+    tools = f"test {steps.ENCODER}"
+    # The demo needs less than the tests: an environment made for the tests will do.
+    if setup.purpose != "test" and setup.stamps().get("overlay") != digest(overlay, tools):
+        tools = "demo"
     sources = CHECKOUT / "kernels"
     kernels = digest(stock.get("torch", vllm), *sorted(sources.glob("*/*.cpp")), sources / "host")
     hostcann = digest(stock.get("torch", vllm), stock.get("torch-npu", ""), CHECKOUT / "ascend_patch" / "hostcann")

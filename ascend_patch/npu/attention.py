@@ -22,13 +22,11 @@ def _triangle(device: torch.device) -> torch.Tensor:
 
 def _sparsity(device: torch.device, causal: bool, window: int | None) -> tuple[torch.Tensor | None, int, int, int]:
     """(mask, sparse mode, tokens before, tokens after) for the fused operators; sequences are aligned at their ends."""
-    if not causal:
-        if window is not None:
-            raise ValueError("a sliding window needs causal attention here: pass window=None or causal=True")
-        return None, 0, _EVERYTHING, _EVERYTHING
-    if window is None:
+    if window is not None:
+        return _triangle(device), 4, window - 1, 0 if causal else window - 1
+    if causal:
         return _triangle(device), 3, _EVERYTHING, 0
-    return _triangle(device), 4, window - 1, 0
+    return None, 0, _EVERYTHING, _EVERYTHING
 
 
 def paged_attention_supports(dtype: torch.dtype, head_size: int) -> bool:
@@ -71,13 +69,12 @@ def paged_attention(
         scale: factor on the scores, usually ``head_size ** -0.5``.
         block_size: tokens per cache block; 128 fits every head size.
         causal: token i of n new ones sees the first ``kv_len - n + i + 1`` tokens; otherwise all.
-        window: with `causal`, the most recent tokens a token sees, itself included; None for all.
+        window: the most recent tokens a token sees, itself included; None for all. Without `causal` as many after it.
 
     Returns:
         ``[tokens, num_heads, head_size]``, the type of `query`.
 
     Raises:
-        ValueError: for a window without `causal`.
         RuntimeError: from torch_npu, naming the argument that CANN refuses.
 
     Source: CANN ops-transformer, aclnnFusedInferAttentionScoreV3 and V5, layout TND with a block table.
@@ -132,13 +129,12 @@ def varlen_attention(
         num_heads: query heads, 1 to 256.
         scale: factor on the scores.
         causal: sequences are aligned at their ends; a token sees no later one.
-        window: with `causal`, the most recent tokens a token sees, itself included; None for all.
+        window: the most recent tokens a token sees, itself included; None for all. Without `causal` as many after it.
 
     Returns:
         ``[tokens, num_heads, head_size]``, the type of `query`.
 
     Raises:
-        ValueError: for a window without `causal`.
         RuntimeError: from torch_npu, naming the argument that CANN refuses.
 
     Source: CANN ops-transformer, aclnnFlashAttentionVarLenScore.

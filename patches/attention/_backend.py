@@ -149,9 +149,11 @@ class AscendAttentionImpl(AttentionImpl[AscendAttentionMetadata]):
     """Attention of one layer.
 
     Raises:
-        NotImplementedError: for ALiBi, logit soft-capping, attention sinks or anything but decoder attention; for
-            a type and head size that no attention operator of this SoC takes.
+        NotImplementedError: for ALiBi, logit soft-capping, attention sinks or another kind of attention than `attends`;
+            for a type and head size that no attention operator of this SoC takes.
     """
+
+    attends: ClassVar[str] = AttentionType.DECODER
 
     def __init__(
         self,
@@ -167,16 +169,21 @@ class AscendAttentionImpl(AttentionImpl[AscendAttentionMetadata]):
         kv_sharing_target_layer_name: str | None = None,
         sinks: torch.Tensor | None = None,
     ) -> None:
+        if attn_type == AttentionType.ENCODER_ONLY != self.attends:
+            raise NotImplementedError(
+                "This model attends without a cache, which needs the patch attention.encoder_only; it is not in force:"
+                " 'ascend-patch show attention.encoder_only' says why."
+            )
         for feature, present in (
             ("ALiBi", alibi_slopes is not None),
             ("logit soft-capping", bool(logits_soft_cap)),
             ("attention sinks", sinks is not None),
-            (f"attention of type {attn_type}", attn_type != AttentionType.DECODER),
+            (f"attention of type {attn_type}", attn_type != self.attends),
         ):
             if present:
                 raise NotImplementedError(
                     f"This model uses {feature}, which ascend_patch's attention does not have yet;"
-                    " `ascend-patch show attention.paged` says what it covers."
+                    " `ascend-patch list --area attention` says what there is."
                 )
         self.num_heads = num_heads
         self.head_size = head_size

@@ -128,6 +128,49 @@ def reference_logits(folder: str, dtype: str, tokens: list[int], **changes: Any)
     return reference.logits(folder, dtype, tokens, **changes)
 
 
+def make_encoder(encoder: str, folder: str) -> None:
+    """Save a small model for pooling; see `tests.models.encoders`."""
+    from tests.models import encoders
+
+    encoders.write(encoder, folder)
+
+
+def reference_hidden_states(folder: str, prompts: list[list[int]]) -> list[list[list[float]]]:
+    """See `tests.models.reference.hidden_states`."""
+    from tests.models import reference
+
+    return reference.hidden_states(folder, prompts)
+
+
+def reference_class_logits(folder: str, prompts: list[Any]) -> list[list[float]]:
+    """See `tests.models.reference.class_logits`."""
+    from tests.models import reference
+
+    return reference.class_logits(folder, prompts)
+
+
+def reference_sentences(folder: str, texts: list[str]) -> list[list[float]]:
+    """See `tests.models.reference.sentences`."""
+    from tests.models import reference
+
+    return reference.sentences(folder, texts)
+
+
+def pool(name: str, prompts: list[Any], task: str) -> list[list[float]]:
+    """What a pooling engine makes of each prompt: ``embed`` or ``classify``."""
+    from vllm import TokensPrompt
+
+    inputs = [prompt if isinstance(prompt, str) else TokensPrompt(prompt_token_ids=prompt) for prompt in prompts]
+    results = getattr(ENGINES[name], task)(inputs, use_tqdm=False)
+    return [list(result.outputs.embedding if task == "embed" else result.outputs.probs) for result in results]
+
+
+def score(name: str, pairs: list[tuple[str, str]]) -> list[float]:
+    """The scores of pairs of texts."""
+    firsts, seconds = [first for first, _ in pairs], [second for _, second in pairs]
+    return [result.outputs.score for result in ENGINES[name].score(firsts, seconds, use_tqdm=False)]
+
+
 def status() -> Any:
     """What the overlay did in this process."""
     import ascend_patch

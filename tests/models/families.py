@@ -146,6 +146,15 @@ def write(family: str, folder: str) -> dict[str, Any]:
     config = getattr(transformers, config_class)(**options)
     torch.manual_seed(SEED)
     model = getattr(transformers, model_class)(config).float()
+    draw(model)
+    model.save_pretrained(folder)
+    return {"parameters": sum(parameter.numel() for parameter in model.parameters())}
+
+
+def draw(model: Any) -> None:
+    """Make a new model's parameters more different from each other than they begin."""
+    import torch
+
     generator = torch.Generator().manual_seed(SEED)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -154,14 +163,12 @@ def write(family: str, folder: str) -> dict[str, Any]:
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
             elif "lm_head" in name or "embed_out" in name:
                 parameter.mul_(2.0)
-            elif "embed_tokens" in name and config.tie_word_embeddings:
+            elif "embed_tokens" in name and model.config.tie_word_embeddings:
                 # Otherwise the last token's own embedding outweighs everything and is repeated for ever.
                 parameter.mul_(0.25)
         for name, buffer in model.named_buffers():
             if name.endswith("e_score_correction_bias"):  # a buffer of zeros would choose nothing
                 buffer.add_(torch.randn(buffer.shape, generator=generator) * 0.2)
-    model.save_pretrained(folder)
-    return {"parameters": sum(parameter.numel() for parameter in model.parameters())}
 
 
 def prompts(count: int = 4) -> list[list[int]]:

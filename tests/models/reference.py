@@ -48,3 +48,40 @@ def logits(folder: str, dtype: str, tokens: list[int], **changes: Any) -> list[l
     """Logits of every position, `[len(tokens)][vocabulary]`, in one forward pass."""
     rows: list[list[float]] = _all_logits(_model(folder, dtype, tuple(sorted(changes.items()))), tokens).tolist()
     return rows
+
+
+def hidden_states(folder: str, prompts: list[list[int]]) -> list[list[list[float]]]:
+    """The last layer's hidden states of each prompt in float32, ``[tokens][hidden size]``, one prompt at a time."""
+    import torch
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    with torch.no_grad():
+        return [model(torch.tensor([prompt])).last_hidden_state[0].tolist() for prompt in prompts]
+
+
+def sentences(folder: str, texts: list[str]) -> list[list[float]]:
+    """The mean of each text's hidden states, with the folder's tokenizer."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    states = hidden_states(folder, [tokenizer(text).input_ids for text in texts])
+    return [[sum(column) / len(rows) for column in zip(*rows, strict=True)] for rows in states]
+
+
+def class_logits(folder: str, prompts: list[Any]) -> list[list[float]]:
+    """The classifier's logits in float32 for each prompt: token ids, or two texts with the folder's tokenizer."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    options = {"dtype": torch.float32, "attn_implementation": "eager"}
+    model = AutoModelForSequenceClassification.from_pretrained(folder, **options).eval()
+    rows = []
+    for prompt in prompts:
+        if isinstance(prompt[0], str):
+            inputs = AutoTokenizer.from_pretrained(folder)(*prompt, return_tensors="pt")
+        else:
+            inputs = {"input_ids": torch.tensor([prompt])}
+        with torch.no_grad():
+            rows.append(model(**inputs).logits[0].tolist())
+    return rows

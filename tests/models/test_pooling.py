@@ -1,0 +1,153 @@
+"""Embeddings, classes and scores in float32 against transformers: encoders of several families, and decoders."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from operator import mul
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.server import serve
+from tests.end_to_end.worker import Worker, WorkerError
+from tests.models.encoders import HALF_WINDOW, VOCABULARY, minilm
+from tests.models.families import prompts
+
+ALIKE = 0.9999
+OPTIONS: dict[str, Any] = {"runner": "pooling", "dtype": "float32"}
+TEXTS = [
+    "The quick brown fox jumps over the lazy dog.",
+    "An NPU is not a GPU.",
+    "hello",
+    "A sentence with clauses, commas and so on, which goes on and on until the very end of it. " * 4,
+]
+PAIRS = [("what is an npu", "An NPU is not a GPU."), ("what is an npu", "The dog sleeps."), ("hello", TEXTS[3])]
+
+
+def cosine(one: Sequence[float], other: Sequence[float]) -> float:
+    def product(left: Sequence[float], right: Sequence[float]) -> float:
+        return sum(map(mul, left, right))
+
+    return product(one, other) / math.sqrt(product(one, one) * product(other, other))
+
+
+def softmax(logits: Sequence[float]) -> list[float]:
+    weights = [math.exp(value - max(logits)) for value in logits]
+    return [weight / sum(weights) for weight in weights]
+
+
+@pytest.fixture
+def folder_of(reference: Worker, tmp_path: Path) -> Callable[[str], str]:
+    """Makes a small model."""
+
+    def folder(encoder: str) -> str:
+        path = str(tmp_path / encoder)
+        reference.call("make_encoder", encoder=encoder, folder=path)
+        return path
+
+    return folder
+
+
+@pytest.fixture
+def load(worker: Worker) -> Iterator[Callable[..., None]]:
+    """Loads a model for pooling under the name 'pooling', which is given up afterwards."""
+    loaded: list[Any] = []
+    yield lambda model, **options: loaded.append(
+        worker.call("load", name="pooling", model=model, **{**OPTIONS, **options})
+    )
+    if loaded:
+        worker.call("unload", name="pooling")
+
+
+@pytest.mark.parametrize(
+    ("encoder", "place"), [("bert", 0), ("roberta", 0), ("modernbert", 0), ("qwen3-embedding", -1)]
+)
+def test_embeddings_are_those_of_transformers(
+    encoder: str,
+    place: int,
+    worker: Worker,
+    reference: Worker,
+    load: Callable[..., None],
+    folder_of: Callable[[str], str],
+) -> None:
+    """All in one batch; transformers takes them one by one. vLLM pools the first token's state, or the last's."""
+    model = folder_of(encoder)
+    expected = reference.call("reference_hidden_states", folder=model, prompts=prompts())
+    load(model)
+    found = worker.call("pool", name="pooling", prompts=prompts(), task="embed")
+    assert [cosine(ours, states[place]) >= ALIKE for ours, states in zip(found, expected, strict=True)] == [True] * 4
+    # Embeddings of different prompts must differ for that to say anything.
+    assert max(cosine(found[0], other) for other in found[1:]) < 1 - 10 * (1 - ALIKE)
+
+
+def test_a_token_beyond_the_window_is_not_seen_by_one_layer(reference: Worker, folder_of: Callable[[str], str]) -> None:
+    """The window matters to the reference, so a wrong one would show: what is far away reaches the first token late."""
+    model = folder_of("modernbert")
+    near = [2 + number % (VOCABULARY - 2) for number in range(3 * HALF_WINDOW)]
+    changed = [*near[:-1], 7]
+    states = reference.call("reference_hidden_states", folder=model, prompts=[near, changed])
+    assert states[0][0] != states[1][0]  # through the layers that see everything
+
+
+@pytest.mark.parametrize("classifier", ["bert-classes", "llama-classes"])
+def test_classes_are_those_of_transformers(
+    classifier: str, worker: Worker, reference: Worker, load: Callable[..., None], folder_of: Callable[[str], str]
+) -> None:
+    model = folder_of(classifier)
+    logits = reference.call("reference_class_logits", folder=model, prompts=prompts())
+    load(model)
+    found = worker.call("pool", name="pooling", prompts=prompts(), task="classify")
+    for ours, theirs in zip(found, logits, strict=True):
+        assert ours == pytest.approx(softmax(theirs), abs=1e-5)
+    assert len({tuple(round(value, 2) for value in row) for row in found}) > 1
+
+
+def test_pairs_score_as_in_transformers(
+    worker: Worker, reference: Worker, load: Callable[..., None], folder_of: Callable[[str], str]
+) -> None:
+    """A cross-encoder reads both texts at once; its score is the sigmoid of its one logit."""
+    model = folder_of("bert-pairs")
+    logits = [row[0] for row in reference.call("reference_class_logits", folder=model, prompts=PAIRS)]
+    load(model)
+    found = worker.call("score", name="pooling", pairs=PAIRS)
+    assert found == pytest.approx([1 / (1 + math.exp(-logit)) for logit in logits], abs=1e-5)
+    assert max(found) - min(found) > 0.01
+
+
+@pytest.fixture(scope="module")
+def sentences(reference: Worker) -> list[list[float]]:
+    """all-MiniLM-L6-v2's embedding of each text: the mean over its tokens, by transformers."""
+    embeddings: list[list[float]] = reference.call("reference_sentences", folder=str(minilm()), texts=TEXTS)
+    return embeddings
+
+
+@pytest.mark.parametrize(("dtype", "alike"), [("float32", ALIKE), ("float16", 0.999)])
+def test_minilm_with_its_real_weights(
+    dtype: str, alike: float, worker: Worker, sentences: list[list[float]], load: Callable[..., None]
+) -> None:
+    load(str(minilm()), max_model_len=256, dtype=dtype)
+    found = worker.call("pool", name="pooling", prompts=TEXTS, task="embed")
+    assert [cosine(ours, theirs) >= alike for ours, theirs in zip(found, sentences, strict=True)] == [True] * 4
+    scores = worker.call("score", name="pooling", pairs=[(TEXTS[0], text) for text in TEXTS[1:]])
+    assert scores == pytest.approx([cosine(sentences[0], other) for other in sentences[1:]], abs=1e-3)
+
+
+def test_the_server_embeds_and_scores(sentences: list[list[float]], tmp_path: Path) -> None:
+    options = ["--runner", "pooling", "--dtype", "float32", "--max-model-len", "256", "--enforce-eager"]
+    log = tmp_path / "server.log"
+    with serve(minilm(), log, *options, "--gpu-memory-utilization", "0.05", "--served-model-name", "minilm") as server:
+        answer = server.post("/v1/embeddings", {"model": "minilm", "input": TEXTS})
+        found = [item["embedding"] for item in sorted(answer["data"], key=lambda item: item["index"])]
+        assert [cosine(ours, theirs) >= ALIKE for ours, theirs in zip(found, sentences, strict=True)] == [True] * 4
+        asked = {"model": "minilm", "text_1": TEXTS[0], "text_2": TEXTS[1:]}
+        scores = [item["score"] for item in server.post("/score", asked)["data"]]
+        assert scores == pytest.approx([cosine(sentences[0], other) for other in sentences[1:]], abs=1e-3)
+
+
+def test_without_the_patch_encoders_are_refused(tmp_path: Path, folder_of: Callable[[str], str]) -> None:
+    process = Worker(tmp_path / "off.log", VLLM_ASCEND_PATCH_DISABLE="attention.encoder_only")
+    with pytest.raises(WorkerError, match=r"needs the patch attention\.encoder_only; it is not in force"):
+        process.call("load", name="pooling", model=folder_of("bert"), **OPTIONS)
+    process.close()
