@@ -9,10 +9,26 @@ from pathlib import Path
 
 import pytest
 
+from tests import results
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 # Before anything imports torch: small tensors are slower on several threads, and the machine is shared.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(CHECKOUT / "scripts"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--results", metavar="FOLDER", type=Path, help="where to write what each feature's tests said")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    folder = config.getoption("--results")
+    if folder is not None and not hasattr(config, "workerinput"):  # the process that sees all reports
+        config.pluginmanager.register(results.Results(folder))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    results.label(items)
 
 
 @pytest.fixture(scope="session")

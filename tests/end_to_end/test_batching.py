@@ -9,6 +9,8 @@ import pytest
 from tests.end_to_end.worker import Worker
 from tests.models.families import VOCABULARY, prompts
 
+pytestmark = pytest.mark.shows("chunked prefill, prefix caching, preemption")
+
 BLOCK = 128
 
 

@@ -11,6 +11,8 @@ import pytest
 from tests.end_to_end.conftest import skip_without
 from tests.end_to_end.worker import Worker
 
+pytestmark = pytest.mark.shows("KV cache: zeroing and offloading")
+
 OPTIONS: dict[str, Any] = {"dtype": "float32", "skip_tokenizer_init": True}
 GREEDY = {"temperature": 0, "max_tokens": 6, "ignore_eos": True, "detokenize": False}
 BLOCK = 128

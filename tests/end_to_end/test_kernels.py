@@ -14,6 +14,8 @@ from tests.end_to_end.conftest import has_rewrites
 from tests.end_to_end.worker import Worker
 from tests.models.families import prompts
 
+pytestmark = pytest.mark.shows("AscendC kernels, and without them")
+
 COMMON = {"max_tokens": 6, "ignore_eos": True, "detokenize": False}
 SETTINGS: list[dict[str, Any]] = [
     {**COMMON, "temperature": 0, "logprobs": 3},

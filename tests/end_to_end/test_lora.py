@@ -11,6 +11,8 @@ import pytest
 from tests.end_to_end.worker import Worker, WorkerError
 from tests.models.families import prompts
 
+pytestmark = pytest.mark.shows("LoRA adapters")
+
 COUNT = 8
 PROMPTS = prompts() * 2
 GREEDY = {"temperature": 0, "max_tokens": COUNT, "ignore_eos": True, "detokenize": False}

@@ -40,7 +40,7 @@ from tests.end_to_end.test_structured_output import smollm, test_choice  # noqa:
 from tests.end_to_end.worker import Worker, WorkerError
 from tests.models.families import prompts
 
-pytestmark = pytest.mark.engine_process
+pytestmark = [pytest.mark.engine_process, pytest.mark.shows("model runner V2 (off by default)")]
 PATCH = "worker.model_runner_v2"
 GREEDY = {"temperature": 0, "max_tokens": 8, "ignore_eos": True, "detokenize": False}
 

@@ -13,7 +13,7 @@ import pytest
 from tests.end_to_end.server import serve
 from tests.end_to_end.worker import Worker, complaints, overlay_environment
 
-pytestmark = pytest.mark.engine_process
+pytestmark = [pytest.mark.engine_process, pytest.mark.shows("vllm serve, engine processes")]
 CLI = str(Path(sys.executable).with_name("ascend-patch"))
 REFERENCES = json.loads((Path(__file__).parent / "data" / "smollm2_references.json").read_text())
 

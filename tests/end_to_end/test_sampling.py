@@ -10,6 +10,8 @@ import pytest
 
 from tests.models.families import VOCABULARY, prompts
 
+pytestmark = pytest.mark.shows("sampling parameters and log-probabilities")
+
 PROMPT = prompts()[0]
 NOTHING = -math.inf
 

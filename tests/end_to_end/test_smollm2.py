@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.shows("SmolLM2-135M, real weights")
+
 REFERENCES = json.loads((Path(__file__).parent / "data" / "smollm2_references.json").read_text())
 COUNT = REFERENCES["max_tokens"]
 GREEDY = {"temperature": 0, "max_tokens": COUNT, "ignore_eos": True, "logprobs": 5}

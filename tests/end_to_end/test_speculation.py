@@ -54,6 +54,11 @@ def tokens(answers: list[dict[str, Any]]) -> list[list[int]]:
     return [answer["token_ids"] for answer in answers]
 
 
+DRAFTS = pytest.mark.shows("speculation with a draft model")
+NGRAMS = pytest.mark.shows("speculation with n-grams")
+
+
+@DRAFTS
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["synchronous", "asynchronous"])
 def test_a_model_that_drafts_for_itself_is_always_right(asynchronous: bool, tiny_engine: Any, tiny_llama: str) -> None:
     draft_models_only()
@@ -67,6 +72,7 @@ def test_a_model_that_drafts_for_itself_is_always_right(asynchronous: bool, tiny
     assert drafted > 0 and accepted >= 0.75 * drafted
 
 
+@NGRAMS
 def test_ngrams_of_the_prompt(ngrams: Engine, engine: Callable[..., Engine], demo_model_folder: Path) -> None:
     plain = engine(demo_model_folder, **OPTIONS)
     greedy = {**GREEDY, "max_tokens": 20}
@@ -75,6 +81,7 @@ def test_ngrams_of_the_prompt(ngrams: Engine, engine: Callable[..., Engine], dem
     assert drafted > 0 and accepted >= 0.5 * drafted
 
 
+@NGRAMS
 def test_sampling_with_ngrams_depends_on_the_seed_only(
     ngrams: Engine, engine: Callable[..., Engine], demo_model_folder: Path
 ) -> None:
@@ -92,6 +99,7 @@ def test_sampling_with_ngrams_depends_on_the_seed_only(
     assert [first[1], changed[1]] == [exact, exact]
 
 
+@DRAFTS
 def test_sampling_with_drafts_depends_on_the_seed_only(tiny_engine: Any, tiny_llama: str) -> None:
     """Random requests go through recovered tokens; greedy ones in the same batch stay exact."""
     draft_models_only()

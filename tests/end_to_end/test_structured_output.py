@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.shows("structured output")
+
 SCHEMA = {
     "type": "object",
     "properties": {

@@ -15,6 +15,8 @@ from tests.end_to_end.worker import Worker, WorkerError
 from tests.models.encoders import HALF_WINDOW, VOCABULARY, minilm
 from tests.models.families import prompts
 
+pytestmark = pytest.mark.shows("embeddings, classes, scores")
+
 ALIKE = 0.9999
 OPTIONS: dict[str, Any] = {"runner": "pooling", "dtype": "float32"}
 TEXTS = [
