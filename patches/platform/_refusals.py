@@ -42,8 +42,8 @@ def _latent_attention(vllm_config: VllmConfig) -> str:
 
     reason = why_not(vllm_config)
     return reason and (
-        f"Latent attention (MLA) of {', '.join(model.architectures)}: {reason}. VLLM_MLA_DISABLE=1 attends to whole keys"
-        " and values instead, in a larger cache."
+        f"Latent attention (MLA) of {', '.join(model.architectures)}: {reason}. VLLM_MLA_DISABLE=1 attends to whole"
+        " keys and values instead, in a larger cache."
     )
 
 
