@@ -111,19 +111,26 @@ def test_chunked_prefill_gives_the_same_tokens(engine: Any, agrees: Any) -> None
     agrees("deepseek-v3-latent", generate(prompts()))
 
 
-def test_a_decode_step_waits_for_nothing_and_attends_in_one_operator(engine: Any, latent_worker: Worker) -> None:
-    engine("deepseek-v2-latent")
-    options = {"name": "deepseek-v2-latent", "prompts": [[5, 6, 7, 8], [9, 10, 11]]}
-    short, long = (
-        latent_worker.call("traced_counts", **options, params={**GREEDY, "max_tokens": count}) for count in (2, 6)
-    )
-    per_step = {name: (calls - short["aclnn"].get(name, 0)) / 4 for name, calls in long["aclnn"].items()}
-    attention = {name: calls for name, calls in per_step.items() if "Attention" in name and calls}
-    assert len(attention) == 1, attention
-    assert set(attention.values()) == {LAYERS}
-    assert per_step["aclnnScatterPaKvCache"] == LAYERS
-    waits = {name: (calls - short["sync"].get(name, 0)) / 4 for name, calls in long["sync"].items()}
-    assert sum(waits.values()) <= 1, waits  # the step's tokens are fetched
+def test_a_decode_step_attends_in_one_operator_and_waits_no_more_than_a_dense_model(
+    engine: Any, latent_worker: Worker
+) -> None:
+    """Per layer: the cache's write and one attention operator. What waits is vLLM's model runner, once per step."""
+    steps = {}
+    for family in ("deepseek-v2-latent", "llama"):
+        engine(family)
+        options = {"name": family, "prompts": [[5, 6, 7, 8], [9, 10, 11]]}
+        short, long = (
+            latent_worker.call("traced_counts", **options, params={**GREEDY, "max_tokens": count}) for count in (2, 6)
+        )
+        steps[family] = {
+            kind: {name: (calls - short[kind].get(name, 0)) / 4 for name, calls in long[kind].items()}
+            for kind in ("aclnn", "sync")
+        }
+    latent = steps["deepseek-v2-latent"]
+    assert latent["sync"] == steps["llama"]["sync"]
+    attention = {name: calls for name, calls in latent["aclnn"].items() if "Attention" in name and calls}
+    assert attention == {"aclnnFusedInferAttentionScoreV3": LAYERS}
+    assert latent["aclnn"]["aclnnScatterPaKvCache"] == LAYERS
 
 
 @pytest.mark.parametrize(
