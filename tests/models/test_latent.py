@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.worker import Worker
+from tests.end_to_end.worker import Worker, WorkerError
+from tests.models import ties
 from tests.models.families import LATENT_FAMILIES, prompts
 
 COUNT = 8
@@ -64,28 +65,10 @@ def expected(reference: Worker, family_folder: Callable[[str], str]) -> Callable
 def agrees(
     reference: Worker, family_folder: Callable[[str], str], expected: Callable[[str], list[dict[str, Any]]]
 ) -> Callable[[str, list[dict[str, Any]]], None]:
-    """Check answers to `prompts()`: the reference's tokens, up to its ties.
-
-    It is a tie if the reference prefers its own token by less than its own rounding: twice the largest change that
-    bfloat16 makes to any of its logits there.
-    """
+    """Check answers to `prompts()`: the reference's tokens, up to its ties."""
 
     def check(family: str, answers: list[dict[str, Any]]) -> None:
-        folder = family_folder(family)
-        for prompt, ours, theirs in zip(prompts(), answers, expected(family), strict=True):
-            pairs = zip(ours["token_ids"], theirs["token_ids"], strict=True)
-            first = next((index for index, pair in enumerate(pairs) if pair[0] != pair[1]), None)
-            if first is None:
-                continue
-            low, high = (
-                reference.call(
-                    "reference_logits", folder=folder, dtype=dtype, tokens=prompt + theirs["token_ids"][:first]
-                )[-1]
-                for dtype in ("bfloat16", "float32")
-            )
-            margin = low[theirs["token_ids"][first]] - low[ours["token_ids"][first]]
-            rounding = max(abs(a - b) for a, b in zip(low, high, strict=True))
-            assert margin <= 2 * rounding, (family, first, margin, rounding)
+        ties.check(reference, family_folder(family), prompts(), answers, expected(family))
 
     return check
 
@@ -146,8 +129,6 @@ def test_a_decode_step_attends_in_one_operator_and_waits_no_more_than_a_dense_mo
 def test_what_does_not_fit_is_refused_with_the_remedy(
     options: dict[str, Any], reason: str, latent_worker: Worker, family_folder: Callable[[str], str]
 ) -> None:
-    from tests.end_to_end.worker import WorkerError
-
     arguments = {"name": "refused", "model": family_folder("deepseek-v2-latent"), **OPTIONS, **options}
     with pytest.raises(WorkerError) as error:
         latent_worker.call("load", **arguments)
