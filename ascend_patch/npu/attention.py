@@ -20,7 +20,7 @@ def _triangle(device: torch.device) -> torch.Tensor:
     return torch.ones((2048, 2048), dtype=torch.int8).triu(1).to(device=device, dtype=torch.bool)
 
 
-def sparsity(device: torch.device, causal: bool, window: int | None) -> tuple[torch.Tensor | None, int, int, int]:
+def _sparsity(device: torch.device, causal: bool, window: int | None) -> tuple[torch.Tensor | None, int, int, int]:
     """(mask, sparse mode, tokens before, tokens after) for the fused operators; sequences are aligned at their ends."""
     if window is not None:
         return _triangle(device), 4, window - 1, 0 if causal else window - 1
@@ -79,7 +79,7 @@ def paged_attention(
 
     Source: CANN ops-transformer, aclnnFusedInferAttentionScoreV3 and V5, layout TND with a block table.
     """
-    mask, mode, before, after = sparsity(query.device, causal, window)
+    mask, mode, before, after = _sparsity(query.device, causal, window)
     output: torch.Tensor = operators.npu_fused_infer_attention_score(
         query,
         key_cache,
@@ -139,7 +139,7 @@ def varlen_attention(
 
     Source: CANN ops-transformer, aclnnFlashAttentionVarLenScore.
     """
-    mask, mode, before, after = sparsity(query.device, causal, window)
+    mask, mode, before, after = _sparsity(query.device, causal, window)
     output: torch.Tensor = operators.npu_fusion_attention(
         query,
         key,

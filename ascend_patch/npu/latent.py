@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ascend_patch.npu._operators import operators
-from ascend_patch.npu.attention import sparsity
+from ascend_patch.npu.attention import _sparsity
 from ascend_patch.npu.device import soc_family
 
 _HAS_LATENT = soc_family() in ("910B", "910_93")
@@ -127,7 +127,7 @@ def unfolded_attention(
 
     Source: CANN ops-transformer, aclnnFusedInferAttentionScoreV3, constraints of TND.
     """
-    mask, mode, before, after = sparsity(query.device, causal, None)
+    mask, mode, before, after = _sparsity(query.device, causal, None)
     output, lse = operators.npu_fused_infer_attention_score(
         query,
         key,

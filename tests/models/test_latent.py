@@ -11,6 +11,8 @@ from tests.end_to_end.worker import Worker, WorkerError
 from tests.models import ties
 from tests.models.families import LATENT_FAMILIES, prompts
 
+pytestmark = pytest.mark.shows("latent attention (MLA)")
+
 COUNT = 8
 GREEDY = {"temperature": 0, "max_tokens": COUNT, "ignore_eos": True, "detokenize": False}
 OPTIONS: dict[str, Any] = {"dtype": "bfloat16", "skip_tokenizer_init": True}
