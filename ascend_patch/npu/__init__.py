@@ -22,7 +22,8 @@ _MODULES = {
         "total_memory",
         "vector_core_count",
     ),
-    "kv_cache": ("compute_slot_mapping", "context_slots", "scatter_kv_cache"),
+    "latent": ("latent_attention", "latent_attention_refuses", "merge_attention", "unfolded_attention"),
+    "kv_cache": ("compute_slot_mapping", "context_slots", "scatter_kv_cache", "slots_of"),
     "moe": (
         "clipped_swiglu",
         "combine_tokens",
@@ -57,6 +58,9 @@ __all__ = [
     "gemma_rms_norm",
     "grouped_matmul",
     "is_available",
+    "latent_attention",
+    "latent_attention_refuses",
+    "merge_attention",
     "paged_attention",
     "paged_attention_supports",
     "rms_norm",
@@ -64,11 +68,13 @@ __all__ = [
     "rotary_embedding_supports",
     "route_tokens",
     "scatter_kv_cache",
+    "slots_of",
     "soc_family",
     "supports_bfloat16",
     "swiglu",
     "top_k_top_p",
     "total_memory",
+    "unfolded_attention",
     "varlen_attention",
     "varlen_attention_supports",
     "vector_core_count",
@@ -92,7 +98,13 @@ if TYPE_CHECKING:
         total_memory,
         vector_core_count,
     )
-    from ascend_patch.npu.kv_cache import compute_slot_mapping, context_slots, scatter_kv_cache
+    from ascend_patch.npu.kv_cache import compute_slot_mapping, context_slots, scatter_kv_cache, slots_of
+    from ascend_patch.npu.latent import (
+        latent_attention,
+        latent_attention_refuses,
+        merge_attention,
+        unfolded_attention,
+    )
     from ascend_patch.npu.moe import (
         clipped_swiglu,
         combine_tokens,

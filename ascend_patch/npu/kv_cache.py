@@ -69,6 +69,23 @@ def context_slots(block_table: torch.Tensor, kv_lens: list[int], block_size: int
     ends = lengths.cumsum(0)
     requests = torch.arange(len(kv_lens)).repeat_interleave(lengths)
     positions = torch.arange(requests.shape[0]) - (ends - lengths).repeat_interleave(lengths)
+    return slots_of(block_table, requests, positions, block_size), ends.tolist()
+
+
+def slots_of(
+    block_table: torch.Tensor, requests: torch.Tensor, positions: torch.Tensor, block_size: int
+) -> torch.Tensor:
+    """The cache slots of tokens.
+
+    Args:
+        block_table: ``[at least requests, max blocks]`` int32: the cache blocks of each request in order.
+        requests: ``[tokens]`` int64 on the host: the row of each token's request.
+        positions: ``[tokens]`` int64 on the host: the position of each token in its request.
+        block_size: tokens per cache block.
+
+    Returns:
+        ``[tokens]`` int64 on the table's device.
+    """
     indices = torch.stack((requests, positions // block_size, positions % block_size)).to(block_table.device)
     blocks = block_table[indices[0], indices[1]]
-    return blocks * block_size + indices[2], ends.tolist()
+    return blocks * block_size + indices[2]

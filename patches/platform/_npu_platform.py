@@ -140,12 +140,14 @@ class NPUPlatform(Platform):
     ) -> str:
         from ascend_patch.patches.attention._interface import AttentionBackendEnum
 
-        if attn_selector_config.use_mla or attn_selector_config.use_sparse:
-            raise ValueError("ascend_patch has no MLA or sparse attention yet: DeepSeek-style models cannot run.")
+        if attn_selector_config.use_sparse:
+            raise ValueError("ascend_patch has no sparse attention yet: models like DeepSeek-V3.2 cannot run.")
         if selected_backend not in (None, AttentionBackendEnum.CUSTOM):
             raise ValueError(
                 f"Attention backend {selected_backend.name} needs CUDA; on an NPU leave --attention-backend out."
             )
+        if attn_selector_config.use_mla:
+            return AttentionBackendEnum.TRITON_MLA.get_path()  # attention.latent has put its own in this place
         return AttentionBackendEnum.CUSTOM.get_path()
 
     @classmethod

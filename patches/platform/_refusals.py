@@ -14,7 +14,12 @@ def refuse(vllm_config: VllmConfig) -> None:
     Raises:
         ValueError: there is such a thing.
     """
-    for reason in (_state_space(vllm_config), _experts(vllm_config), _drafting(vllm_config)):
+    for reason in (
+        _state_space(vllm_config),
+        _latent_attention(vllm_config),
+        _experts(vllm_config),
+        _drafting(vllm_config),
+    ):
         if reason:
             raise ValueError(reason)
 
@@ -26,6 +31,19 @@ def _state_space(vllm_config: VllmConfig) -> str:
     return (
         f"{', '.join(model.architectures)} has Mamba or other state-space layers, whose kernels are Triton:"
         " ascend_patch has none for the NPU yet. Choose a model with attention layers only."
+    )
+
+
+def _latent_attention(vllm_config: VllmConfig) -> str:
+    model = vllm_config.model_config
+    if model is None or not model.use_mla:
+        return ""
+    from ascend_patch.patches.attention._latent_limits import why_not
+
+    reason = why_not(vllm_config)
+    return reason and (
+        f"Latent attention (MLA) of {', '.join(model.architectures)}: {reason}. VLLM_MLA_DISABLE=1 attends to whole"
+        " keys and values instead, in a larger cache."
     )
 
 

@@ -136,13 +136,27 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
 }
 
+# The real models' sizes per head, which the NPU's operator for latent attention insists on.
+_HEADS_OF_DEEPSEEK: dict[str, Any] = {
+    **_LATENT,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "num_hidden_layers": 2,
+}
+LATENT_FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    f"{family}-latent": (*FAMILIES[family][:2], {**FAMILIES[family][2], **_HEADS_OF_DEEPSEEK, **own})
+    for family, own in {"deepseek-v2": {}, "deepseek-v3": {"q_lora_rank": 96}}.items()
+}
+
 
 def write(family: str, folder: str) -> dict[str, Any]:
     """Save the family's model in float32 into `folder`; returns the number of parameters."""
     import torch
     import transformers
 
-    config_class, model_class, options = FAMILIES[family]
+    config_class, model_class, options = {**FAMILIES, **LATENT_FAMILIES}[family]
     config = getattr(transformers, config_class)(**options)
     torch.manual_seed(SEED)
     model = getattr(transformers, model_class)(config).float()

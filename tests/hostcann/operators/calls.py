@@ -32,7 +32,7 @@ class T:
 
 
 # The order of aclnnXxxGetWorkspaceSize. t tensor, l list of tensors, a integers, i int64, d double, b bool, s string,
-# c a number as an aclScalar.
+# c a number as an aclScalar; p:a+b a list of the tensors named a and b.
 _FIA_TENSORS = (
     "t:query l:key l:value t:pseShift t:attenMask a:actualSeqLengths a:actualSeqLengthsKv t:deqScale1 t:quantScale1"
     " t:deqScale2 t:quantScale2 t:quantOffset2 t:antiquantScale t:antiquantOffset t:blockTable t:queryPaddingSize"
@@ -82,6 +82,7 @@ SIGNATURES = {
     "aclnnFlashAttentionVarLenScore": "t:query t:key t:value t:realShift t:dropMask t:paddingMask t:attenMask a:prefix"
     " a:actualSeqQLen a:actualSeqKvLen d:scaleValue d:keepProb i:preTokens i:nextTokens i:headNum s:inputLayout"
     " i:innerPrecise i:sparseMode t:softmaxMax t:softmaxSum t:softmaxOut t:attentionOut",
+    "aclnnAttentionUpdate": "p:lse[0]+lse[1] p:localOut[0]+localOut[1] i:updateType t:out t:lseOut",
     "aclnnFusedInferAttentionScoreV3": _FIA_TENSORS + _FIA_NUMBERS + " t:attentionOut t:softmaxLse",
     "aclnnFusedInferAttentionScoreV5": _FIA_TENSORS
     + " t:dequantScaleQuery t:learnableSink t:qStartIdx t:kvStartIdx"
@@ -131,7 +132,7 @@ class Opapi:
     def _argument(self, kind: str, value: Any) -> Any:
         if kind == "t":
             return self.tensor(value)
-        if kind == "l":
+        if kind in "lp":
             specs = value if isinstance(value, list) else [value]
             tensors = (ctypes.c_void_p * max(1, len(specs)))(*(self.tensor(spec) for spec in specs))
             return ctypes.c_void_p(self._library.aclCreateTensorList(tensors, ctypes.c_uint64(len(specs))))
@@ -149,8 +150,11 @@ class Opapi:
         """Return code and message of the operator's first phase."""
         words = [word.split(":") for word in SIGNATURES[operator].split()]
         defaults = {"i": 0, "d": 0.0, "b": False, "c": 0.0}
-        values = [self._argument(kind, arguments.get(name, defaults.get(kind))) for kind, name in words]
-        unknown = set(arguments) - {name for _, name in words}
+        given = dict(arguments)
+        for name in [name for kind, name in words if kind == "p"]:
+            given.setdefault(name, [given.pop(part, None) for part in name.split("+")])
+        values = [self._argument(kind, given.get(name, defaults.get(kind))) for kind, name in words]
+        unknown = set(given) - {name for _, name in words}
         assert not unknown, unknown
         size, executor = ctypes.c_uint64(1), ctypes.c_void_p()
         code = getattr(self._library, operator + "GetWorkspaceSize")(

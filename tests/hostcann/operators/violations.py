@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .calls import T
+from .violations_latent import LATENT_BAD, UPDATE, UPDATE_BAD
 
 Arguments = dict[str, Any]
 H, F, I = "float16", "float32", "int32"  # noqa: E741
@@ -144,6 +145,7 @@ _FIA_BAD: list[tuple[str, Arguments]] = [
     ("attentionOut", {"attentionOut": T((5, 4, 64), "bfloat16")}),
     ("attentionOut", {"attentionOut": T((5, 4, 32))}),
     ("softmaxLse", {"softmaxLseFlag": True}),
+    *LATENT_BAD,
 ]
 _GMM = {
     "x": T((6, 32)),
@@ -177,6 +179,7 @@ _GMM_BAD: list[tuple[str, Arguments]] = [
 ]
 
 VALID: dict[str, Arguments] = {
+    "aclnnAttentionUpdate": UPDATE,
     "aclnnRmsNorm": _NORM,
     "aclnnGemmaRmsNorm": _NORM,
     "aclnnAddRmsNorm": {
@@ -297,6 +300,7 @@ VALID: dict[str, Arguments] = {
 }
 
 INVALID: dict[str, list[tuple[str, Arguments]]] = {
+    "aclnnAttentionUpdate": UPDATE_BAD,
     "aclnnRmsNorm": [*_NORM_BAD, ("gamma", {"x": T((4, 0)), "gamma": T((0,)), "yOut": T((4, 0))})],
     "aclnnGemmaRmsNorm": [*_NORM_BAD, ("gamma", {"gamma": T((64,), F)})],
     "aclnnAddRmsNorm": [

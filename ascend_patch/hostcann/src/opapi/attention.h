@@ -30,6 +30,7 @@ struct Sequence {
   int64_t lse_offset;
   int64_t key_offset;    // elements from the start of the key tensor; not used when paged
   int64_t value_offset;
+  int64_t query_rope_offset = 0;
 };
 
 // Strides count elements.
@@ -54,6 +55,11 @@ struct Attention {
   int64_t key_heads;
   int64_t head_size;             // multiple of 1; sizes that are multiples of 16 are fast
   int64_t value_size;
+  // A second part of query and key, of its own size, whose products are added to the scores (paged only).
+  const void* query_rope = nullptr;
+  const void* key_rope = nullptr;
+  int64_t rope_size = 0;
+  Strides query_rope_strides{}, key_rope_strides{};
   float scale;
   Visibility visibility;
   std::vector<Sequence> sequences;

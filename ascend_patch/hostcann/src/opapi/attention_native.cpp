@@ -52,17 +52,24 @@ class Worker {
         s_(problem.sequences[item.sequence]),
         item_(item),
         group_(problem.heads / problem.key_heads),
+        width_(problem.head_size + problem.rope_size),
         keys_(p_, s_, item.sequence, p_.key, p_.key_strides, s_.key_offset, item.key_head),
-        values_(p_, s_, item.sequence, p_.value, p_.value_strides, s_.value_offset, item.key_head) {}
+        values_(p_, s_, item.sequence, p_.value, p_.value_strides, s_.value_offset, item.key_head),
+        ropes_(p_, s_, item.sequence, p_.key_rope, p_.key_rope_strides, 0, item.key_head) {}
 
   void run() {
     const int64_t rows = (item_.end - item_.begin) * group_;
-    std::vector<float> query(rows * p_.head_size);
+    std::vector<float> query(rows * width_);
     for (int64_t row = item_.begin, at = 0; row < item_.end; ++row) {
-      for (int64_t h = 0; h < group_; ++h, at += p_.head_size) {
+      for (int64_t h = 0; h < group_; ++h, at += width_) {
+        const int64_t head = item_.key_head * group_ + h;
         const T* from = static_cast<const T*>(p_.query) + s_.query_offset + row * p_.query_strides.row +
-                        (item_.key_head * group_ + h) * p_.query_strides.head;
+                        head * p_.query_strides.head;
         for (int64_t i = 0; i < p_.head_size; ++i) query[at + i] = static_cast<float>(from[i]);
+        if (p_.rope_size == 0) continue;
+        from = static_cast<const T*>(p_.query_rope) + s_.query_rope_offset + row * p_.query_rope_strides.row +
+               head * p_.query_rope_strides.head;
+        for (int64_t i = 0; i < p_.rope_size; ++i) query[at + p_.head_size + i] = static_cast<float>(from[i]);
       }
     }
     Running state(rows, p_.value_size);
@@ -99,8 +106,13 @@ class Worker {
   int heads(const std::vector<float>& query, int64_t h, const T* key, const T* value, int64_t j, int64_t run,
             std::vector<float>& scores, Running& state) {
     float* mine = scores.data() + h * kRunKeys;
-    dot_rows<Heads>(query.data() + h * p_.head_size, p_.head_size, key, p_.key_strides.row, run, p_.scale, mine,
-                    kRunKeys);
+    const float* first = query.data() + h * width_;
+    dot_rows<Heads>(first, width_, p_.head_size, key, p_.key_strides.row, run, p_.scale, mine, kRunKeys, false);
+    if (p_.rope_size != 0) {
+      int64_t rope_run;  // the rows of both parts lie in the same blocks
+      dot_rows<Heads>(first + p_.head_size, width_, p_.rope_size, ropes_.row(j, rope_run), p_.key_rope_strides.row, run,
+                      p_.scale, mine, kRunKeys, true);
+    }
     for (int i = 0; i < Heads; ++i) {
       exclude(mine + i * kRunKeys, item_.begin, j, run);
       const float shrink = soften(mine + i * kRunKeys, run, state.maximum[h + i], state.sum[h + i]);
@@ -128,16 +140,17 @@ class Worker {
   void run_matrix(std::vector<float>& query, Range range, Running& state) {
     const int64_t rows = (item_.end - item_.begin) * group_;
     const int64_t widest = std::min(kTileKeys, range.last - range.first);
-    std::vector<float> keys(widest * p_.head_size), values(widest * p_.value_size);
+    std::vector<float> keys(widest * width_), values(widest * p_.value_size);
     std::vector<float> scores(rows * widest), product(rows * p_.value_size);
     auto matrix = [](std::vector<float>& data, int64_t m, int64_t n) { return at::from_blob(data.data(), {m, n}); };
-    at::Tensor q = matrix(query, rows, p_.head_size), o = matrix(product, rows, p_.value_size);
+    at::Tensor q = matrix(query, rows, width_), o = matrix(product, rows, p_.value_size);
     for (int64_t j = range.first; j < range.last; j += kTileKeys) {
       const int64_t count = std::min(kTileKeys, range.last - j);
-      gather(keys_, j, count, p_.head_size, keys.data());
-      gather(values_, j, count, p_.value_size, values.data());
+      gather(keys_, j, count, p_.head_size, keys.data(), width_);
+      if (p_.rope_size != 0) gather(ropes_, j, count, p_.rope_size, keys.data() + p_.head_size, width_);
+      gather(values_, j, count, p_.value_size, values.data(), p_.value_size);
       at::Tensor s = matrix(scores, rows, count);
-      at::mm_out(s, q, matrix(keys, count, p_.head_size).t());
+      at::mm_out(s, q, matrix(keys, count, width_).t());
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t row = item_.begin + r / group_;
         const Range seen = visible(p_.visibility, s_, row);
@@ -184,7 +197,8 @@ class Worker {
   const Sequence& s_;
   const Item& item_;
   const int64_t group_;
-  const KeyRows<T> keys_, values_;
+  const int64_t width_;  // of a query or key row: both parts
+  const KeyRows<T> keys_, values_, ropes_;
 };
 
 void check_blocks(const Attention& p) {

@@ -46,15 +46,15 @@ class KeyRows {
   int64_t keys_;
 };
 
-// Copies rows [first, first + count) as float32 to `to`, `size` floats per row.
+// Copies rows [first, first + count) of `size` elements as float32 to `to`, `pitch` floats apart.
 template <typename T>
-void gather(const KeyRows<T>& rows, int64_t first, int64_t count, int64_t size, float* to) {
+void gather(const KeyRows<T>& rows, int64_t first, int64_t count, int64_t size, float* to, int64_t pitch) {
   using namespace simd;
   for (int64_t done = 0; done < count;) {
     int64_t run;
     const T* from = rows.row(first + done, run);
     run = std::min(run, count - done);
-    for (int64_t j = 0; j < run; ++j, from += rows.stride(), to += size) {
+    for (int64_t j = 0; j < run; ++j, from += rows.stride(), to += pitch) {
       sweep(size,
             [&](int64_t i) {
               Floats a;
@@ -69,10 +69,11 @@ void gather(const KeyRows<T>& rows, int64_t first, int64_t count, int64_t size, 
   }
 }
 
-// Scores of Heads query rows (float, `size` apart) against `count` keys: scores[h * pitch + j].
+// Scores of Heads query rows (float, `query_pitch` apart) against `count` keys: scores[h * pitch + j], added to what is
+// there or written over it.
 template <int Heads, typename T>
-void dot_rows(const float* query, int64_t size, const T* key, int64_t stride, int64_t count, float scale, float* scores,
-              int64_t pitch) {
+void dot_rows(const float* query, int64_t query_pitch, int64_t size, const T* key, int64_t stride, int64_t count,
+              float scale, float* scores, int64_t pitch, bool add) {
   using namespace simd;
   const int64_t whole = size / kWidth * kWidth;
   for (int64_t j = 0; j < count; ++j, key += stride) {
@@ -83,14 +84,15 @@ void dot_rows(const float* query, int64_t size, const T* key, int64_t stride, in
       load(key + i, k);
       for (int h = 0; h < Heads; ++h) {
         Floats q;
-        load(query + h * size + i, q);
+        load(query + h * query_pitch + i, q);
         total[h] += q * k;
       }
     }
     for (int h = 0; h < Heads; ++h) {
       float rest = 0.0f;
-      for (int64_t i = whole; i < size; ++i) rest += query[h * size + i] * static_cast<float>(key[i]);
-      scores[h * pitch + j] = (sum(total[h]) + rest) * scale;
+      for (int64_t i = whole; i < size; ++i) rest += query[h * query_pitch + i] * static_cast<float>(key[i]);
+      const float score = (sum(total[h]) + rest) * scale;
+      scores[h * pitch + j] = add ? scores[h * pitch + j] + score : score;
     }
   }
 }

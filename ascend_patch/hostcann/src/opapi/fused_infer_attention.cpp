@@ -65,6 +65,7 @@ std::vector<Sequence> sequences_of(const Call& c, int64_t size, int64_t width) {
     s.query_offset = first_query * count * size;
     s.output_offset = first_query * count * width;
     s.lse_offset = first_query * count;
+    s.query_rope_offset = first_query * count * kRopeSize;
     if (cache(c) == Cache::kNone) {
       s.key_offset = first_key * key_count * size;
       s.value_offset = first_key * key_count * width;
@@ -106,6 +107,13 @@ Attention attention_of(const Call& c, const char* name, double scale) {
     p.block_table_stride = c.size("blockTable", 1);
     p.block_size = c.integer("blockSize");
     p.block_count = c.size("key", 0);
+  }
+  if (c.has("queryRope")) {
+    p.query_rope = first_element(*c.tensor("queryRope"));
+    p.key_rope = first_element(*c.tensor("keyRope"));
+    p.rope_size = kRopeSize;
+    p.query_rope_strides = strides_of(l, query_rows, p.heads, kRopeSize);
+    p.key_rope_strides = cache_strides(c, "keyRope", kRopeSize);
   }
   p.visibility = visibility_of(c);
   p.sequences = sequences_of(c, size, width);

@@ -17,6 +17,7 @@ int64_t key_heads(const Call& call);   // numKeyValueHeads, where 0 means numHea
 int64_t batch(const Call& call);
 int64_t head_size(const Call& call);   // of query
 int64_t value_size(const Call& call);
+constexpr int64_t kRopeSize = 64;      // of queryRope and keyRope
 int64_t max_queries(const Call& call); // longest query sequence of the batch
 int64_t queries(const Call& call, int64_t index);
 int64_t keys(const Call& call, int64_t index);

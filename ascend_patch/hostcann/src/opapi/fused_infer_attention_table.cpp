@@ -4,6 +4,9 @@
 // (non-quantised GQA, the case without rope). Both functions share their kernels. Where the V3 page is older than the
 // V5 page, the V5 page counts: the V3 page of November 2025 still limits TND to head sizes 128 and 192 and to sequences
 // without a block table.
+//
+// With rope (latent attention, decode) the strictest of three pages counts: those two, and torch_npu's page of
+// npu_fused_infer_attention_score, "MLA". Of the two head sizes that take rope, 512 is emulated.
 #include "opapi/fused_infer_attention.h"
 
 #include <algorithm>
@@ -112,6 +115,7 @@ bool none_negative(const std::vector<int64_t>& values) {
 bool is_tnd(const Call& c) { return layout(c) == Layout::kTnd; }
 bool is_paged(const Call& c) { return cache(c) != Cache::kNone; }
 int64_t sparse(const Call& c) { return c.integer("sparseMode"); }
+bool is_latent(const Call& c) { return c.has("queryRope") && c.has("keyRope"); }
 bool compressed_mask(const Call& c) { return sparse(c) >= 2 && sparse(c) <= 4; }
 
 int64_t longest_keys(const Call& c) {
@@ -157,11 +161,37 @@ bool value_fits(const Call& c) {
   return key.size() == value.size() && std::equal(key.begin(), key.end() - 1, value.begin());
 }
 
-// Different head sizes of key and value: at most 128, never with a block table.
+// Different head sizes of key and value: at most 128, or for TND 192 and 128; never with a block table.
 bool value_size_fits(const Call& c) {
   const int64_t q = head_size(c), v = value_size(c);
   if (c.size("value", -1) % (value_size(c) ? value_size(c) : 1) != 0) return false;
+  if (q == 192 && v == 128) return is_tnd(c) && !is_paged(c);
   return q == v || (q <= 128 && v <= 128 && !is_paged(c) && layout(c) != Layout::kBnsdBsnd);
+}
+
+// The shape of `tensor` with rope's size instead of its head size.
+bool rope_fits(const Call& c, const char* rope, const char* tensor) {
+  if (!is_latent(c)) return true;
+  std::vector<int64_t> shape = c.tensor(tensor)->shape;
+  shape.back() = shape.back() / head_size(c) * kRopeSize;
+  return c.tensor(rope)->shape == shape;
+}
+
+bool latent_heads(const Call& c) {
+  const int64_t n = heads(c);
+  return !is_latent(c) || (n <= 128 && (n & (n - 1)) == 0 && (!is_tnd(c) || n >= 32));
+}
+
+bool latent_queries(const Call& c) {
+  for (int64_t i = 0; is_latent(c) && i < batch(c); ++i) {
+    if (queries(c, i) < 1 || queries(c, i) > 16) return false;
+  }
+  return true;
+}
+
+bool latent_mode(const Call& c) {
+  if (!is_latent(c)) return true;
+  return max_queries(c) == 1 ? sparse(c) == 0 && !c.has("attenMask") : sparse(c) == 3;
 }
 
 bool lengths_q_given(const Call& c) { return !is_tnd(c) || (c.has("actualSeqLengths") && batch(c) > 0); }
@@ -233,6 +263,7 @@ constexpr const char* kCommon = "V5 common parameters";
 constexpr const char* kMask = "V5 attention mask";
 constexpr const char* kLengths = "V5 actual sequence lengths";
 constexpr const char* kPaged = "V5 paged attention";
+constexpr const char* kLatent = "V3 constraints, queryRope and keyRope";
 
 std::vector<TensorRow> tensor_rows(bool fifth) {
   std::vector<TensorRow> rows = {{"query", kHalfFloats, 3, 4, true},
@@ -240,13 +271,14 @@ std::vector<TensorRow> tensor_rows(bool fifth) {
                                  {"value", kHalfFloats, 3, 4, true},
                                  {"attenMask", kMaskTypes, 2, 4, true, Presence::kOptional},
                                  {"blockTable", dtypes(kInt32), 2, 2, true, Presence::kOptional},
+                                 {"queryRope", kHalfFloats, 3, 4, true, Presence::kOptional},
+                                 {"keyRope", kHalfFloats, 3, 4, true, Presence::kOptional},
                                  {"attentionOut", kHalfFloats, 3, 4},
                                  {"softmaxLse", dtypes(kFloat), 1, 4, false, Presence::kOptional}};
   for (const char* name :
        {"pseShift", "deqScale1", "quantScale1", "deqScale2", "quantScale2", "quantOffset2", "antiquantScale",
         "antiquantOffset", "queryPaddingSize", "kvPaddingSize", "keyAntiquantScale", "keyAntiquantOffset",
-        "valueAntiquantScale", "valueAntiquantOffset", "keySharedPrefix", "valueSharedPrefix", "queryRope", "keyRope",
-        "keyRopeAntiquantScale"}) {
+        "valueAntiquantScale", "valueAntiquantOffset", "keySharedPrefix", "valueSharedPrefix", "keyRopeAntiquantScale"}) {
     rows.push_back(unsupported(name));
   }
   if (fifth) {
@@ -262,9 +294,11 @@ std::vector<Rule> rules() {
        [](const Call& c) { return layout(c) != Layout::kUnknown; }},
       {"numHeads", "1 to 256", "V3 constraints, Q_S > 1",
        [](const Call& c) { return heads(c) >= 1 && heads(c) <= 256; }},
-      {"numKeyValueHeads", "0, or a divisor of numHeads that is at least numHeads / 64", "V3 numKeyValueHeads",
+      {"numKeyValueHeads", "0, or a divisor of numHeads that is at least numHeads / 64, with rope numHeads / 128",
+       "V3 numKeyValueHeads",
        [](const Call& c) {
-         return key_heads(c) > 0 && heads(c) % key_heads(c) == 0 && heads(c) / key_heads(c) <= 64;
+         const int64_t most = is_latent(c) ? 128 : 64;
+         return key_heads(c) > 0 && heads(c) % key_heads(c) == 0 && heads(c) / key_heads(c) <= most;
        }},
       {"query", "3 dimensions for TND and BSH, 4 for the other layouts", kCommon, query_fits_layout},
       {"query", "numHeads heads", kCommon, query_heads_match},
@@ -276,7 +310,32 @@ std::vector<Rule> rules() {
        cache_fits_layout},
       {"key", "the layout's shape with numKeyValueHeads heads of query's head size", kCommon, key_fits},
       {"value", "the shape of key", kCommon, value_fits},
-      {"value", "the head size of query, or (at most 128, no block table) another one", kCommon, value_size_fits},
+      {"value", "the head size of query, or without block table another one: both at most 128, or for TND 128 with query's 192", kCommon, value_size_fits},
+      {"sparseMode", "0, 2 or 3 where key and value differ in head size", "V5 attention mask, cross constraints",
+       [](const Call& c) { return head_size(c) == value_size(c) || sparse(c) == 0 || sparse(c) == 2 || sparse(c) == 3; }},
+      {"queryRope", "given together with keyRope", kLatent,
+       [](const Call& c) { return c.has("queryRope") == c.has("keyRope"); }},
+      {"query", "a head size of 512 with rope (128 is not emulated)", kLatent,
+       [](const Call& c) { return !is_latent(c) || head_size(c) == 512; }},
+      {"queryRope", "the type of query", kLatent,
+       [](const Call& c) { return !is_latent(c) || c.same_dtype("query", "queryRope"); }},
+      {"keyRope", "the type of key", kLatent,
+       [](const Call& c) { return !is_latent(c) || c.same_dtype("key", "keyRope"); }},
+      {"queryRope", "the shape of query with a head size of 64", kLatent,
+       [](const Call& c) { return rope_fits(c, "queryRope", "query"); }},
+      {"keyRope", "the shape of key with a head size of 64", kLatent,
+       [](const Call& c) { return rope_fits(c, "keyRope", "key"); }},
+      {"inputLayout", "BSH, BSND, BNSD or TND with rope", kLatent,
+       [](const Call& c) { return !is_latent(c) || layout(c) != Layout::kBnsdBsnd; }},
+      {"numHeads", "1, 2, 4, 8, 16, 32, 64 or 128 with rope; of these at least 32 for TND", kLatent, latent_heads},
+      {"numKeyValueHeads", "1 with rope", kLatent, [](const Call& c) { return !is_latent(c) || key_heads(c) == 1; }},
+      {"blockTable", "required with rope", kLatent, [](const Call& c) { return !is_latent(c) || is_paged(c); }},
+      {"blockSize", "16 or 128 with rope", kLatent,
+       [](const Call& c) {
+         return !is_latent(c) || c.integer("blockSize") == 16 || c.integer("blockSize") == 128;
+       }},
+      {"softmaxLseFlag", "0 with rope", "torch_npu.npu_fused_infer_attention_score, MLA",
+       [](const Call& c) { return !is_latent(c) || !c.integer("softmaxLseFlag"); }},
       {"actualSeqLengths", "required for TND", kLengths, lengths_q_given},
       {"actualSeqLengthsKv", "required for TND and with a block table", kLengths, lengths_kv_given},
       {"actualSeqLengths", "at most 4096 entries for TND", "V3 constraints, TND",
@@ -303,6 +362,12 @@ std::vector<Rule> rules() {
       {"sparseMode", "0 to 4", kMask, [](const Call& c) { return sparse(c) >= 0 && sparse(c) <= 4; }},
       {"attenMask", "required unless sparseMode is 0", kMask, mask_given_where_needed},
       {"sparseMode", "for TND 0 without attenMask, or 3 or 4 with it", "V3 constraints, TND", tnd_mode},
+      {"actualSeqLengths", "with rope 1 to 16 query rows per request", kLatent, latent_queries},
+      {"actualSeqLengths", "with rope and several query rows given for TND only", kLatent,
+       [](const Call& c) {
+         return !is_latent(c) || is_tnd(c) || max_queries(c) == 1 || !c.has("actualSeqLengths");
+       }},
+      {"sparseMode", "with rope 0 without attenMask for one query row, 3 with it for several", kLatent, latent_mode},
       {"attenMask", "2048 x 2048 for sparseMode 2, 3 and 4; else [batch or 1, query rows, key rows] or larger", kMask,
        mask_fits_mode},
       {"preTokens", "preTokens + nextTokens >= 0", kMask, band_is_not_empty},
