@@ -144,18 +144,28 @@ def test_attention_without_causality() -> None:
     )
     weights = (query[:, 0] @ key[:, 0].T).softmax(-1)
     torch.testing.assert_close(out[:, 0].cpu(), weights @ value[:, 0])
-    with pytest.raises(ValueError, match="sliding window needs causal"):
-        npu.varlen_attention(
-            query.npu(),
-            key.npu(),
-            value.npu(),
-            query_ends=[2],
-            kv_ends=[5],
-            num_heads=1,
-            scale=1.0,
-            causal=False,
-            window=3,
-        )
+
+
+@pytest.mark.parametrize("window", [1, 3, 9])
+def test_a_window_to_either_side(window: int) -> None:
+    """As many tokens after a token as before it, itself included."""
+    tokens = 9
+    query, key, value = (random(tokens, 1, 64, seed=seed) for seed in range(3))
+    out = npu.varlen_attention(
+        query.npu(),
+        key.npu(),
+        value.npu(),
+        query_ends=[tokens],
+        kv_ends=[tokens],
+        num_heads=1,
+        scale=1.0,
+        causal=False,
+        window=window,
+    )
+    places = torch.arange(tokens)
+    far = (places[:, None] - places[None, :]).abs() >= window
+    weights = (query[:, 0] @ key[:, 0].T).masked_fill(far, -torch.inf).softmax(-1)
+    torch.testing.assert_close(out[:, 0].cpu(), weights @ value[:, 0])
 
 
 def test_what_attention_supports() -> None:
