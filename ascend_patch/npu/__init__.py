@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 _MODULES = {
     "activation": ("fast_gelu", "gelu_tanh", "swiglu"),
     "attention": ("paged_attention", "paged_attention_supports", "varlen_attention", "varlen_attention_supports"),
+    "collectives": ("all_gather_rows", "reduce_scatter_rows"),
     "device": (
         "Stream",
         "device_count",
@@ -43,6 +44,7 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [
     "Stream",
     "add_rms_norm",
+    "all_gather_rows",
     "clipped_swiglu",
     "combine_tokens",
     "compute_slot_mapping",
@@ -63,6 +65,7 @@ __all__ = [
     "merge_attention",
     "paged_attention",
     "paged_attention_supports",
+    "reduce_scatter_rows",
     "rms_norm",
     "rotary_embedding",
     "rotary_embedding_supports",
@@ -88,6 +91,7 @@ if TYPE_CHECKING:
         varlen_attention,
         varlen_attention_supports,
     )
+    from ascend_patch.npu.collectives import all_gather_rows, reduce_scatter_rows
     from ascend_patch.npu.device import (
         Stream,
         device_count,

@@ -135,6 +135,10 @@ class NPUPlatform(Platform):
         return "vllm.lora.punica_wrapper.punica_gpu.PunicaWrapperGPU"
 
     @classmethod
+    def get_device_communicator_cls(cls) -> str:
+        return "ascend_patch.patches.comms._communicator.NPUCommunicator"
+
+    @classmethod
     def get_attn_backend_cls(
         cls, selected_backend: Any, attn_selector_config: Any, num_heads: int | None = None
     ) -> str:

@@ -8,6 +8,10 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
 
+# What vLLM's manager of gathered tokens is chosen by; "naive" is a former name.
+_BACKENDS = ("allgather_reducescatter", "naive")
+
+
 def refuse(vllm_config: VllmConfig) -> None:
     """Name the first thing that this configuration needs and that would end in a Triton kernel.
 
@@ -58,10 +62,11 @@ def _experts(vllm_config: VllmConfig) -> str:
             f"The experts of {', '.join(model.architectures)} need the patch moe.experts, which is not in force:"
             " 'ascend-patch show moe.experts' says why."
         )
-    if parallel.enable_expert_parallel and parallel.world_size * parallel.data_parallel_size > 1:
+    gathers = parallel.enable_expert_parallel and parallel.data_parallel_size > 1
+    if gathers and parallel.all2all_backend not in _BACKENDS:
         return (
-            "ascend_patch has no expert parallelism yet: leave out --enable-expert-parallel, and tensor parallelism"
-            " splits each expert."
+            f"All-to-all backend {parallel.all2all_backend} is a library for CUDA: use --all2all-backend"
+            " allgather_reducescatter."
         )
     return ""
 

@@ -18,6 +18,7 @@ GREEDY = {"temperature": 0, "max_tokens": 16, "ignore_eos": True, "detokenize": 
 OPTIONS: dict[str, Any] = {"dtype": "float32", "skip_tokenizer_init": True, "distributed_executor_backend": "mp"}
 TENSOR = {"tensor_parallel_size": 2}
 PIPELINE = {"pipeline_parallel_size": 2}
+EXPERTS = {**TENSOR, "enable_expert_parallel": True}
 
 
 @pytest.fixture
@@ -31,8 +32,8 @@ def process(tmp_path: Path) -> Iterator[Worker]:
 
 @pytest.mark.parametrize(
     ("family", "layout"),
-    [("llama", TENSOR), ("llama", PIPELINE), ("mixtral", TENSOR)],
-    ids=["tensor", "pipeline", "tensor-experts"],
+    [("llama", TENSOR), ("llama", PIPELINE), ("mixtral", TENSOR), ("mixtral", EXPERTS)],
+    ids=["tensor", "pipeline", "tensor-experts", "expert"],
 )
 def test_tokens_are_those_of_transformers(
     family: str, layout: dict[str, int], process: Worker, worker: Worker, tmp_path: Path

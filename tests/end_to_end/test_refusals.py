@@ -93,8 +93,13 @@ def test_experts_without_their_patch_are_refused(experts_off: Worker, tmp_path: 
         experts_off.call("load", name="e", model=str(tmp_path), skip_tokenizer_init=True, dtype="float32")
 
 
-def test_expert_parallelism_is_refused(worker: Worker, tmp_path: Path) -> None:
+def test_all_to_all_by_a_cuda_library_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(EXPERTS))
-    options = {"tensor_parallel_size": 2, "enable_expert_parallel": True}
-    with pytest.raises(WorkerError, match=r"no expert parallelism yet: leave out --enable-expert-parallel"):
-        worker.call("load", name="p", model=str(tmp_path), skip_tokenizer_init=True, dtype="float32", **options)
+    ranks = {"VLLM_DP_SIZE": "2", "VLLM_DP_RANK": "0", "VLLM_DP_MASTER_IP": "127.0.0.1", "VLLM_DP_MASTER_PORT": "1"}
+    worker = Worker(tmp_path / "worker.log", **ranks)
+    options = {"enable_expert_parallel": True, "all2all_backend": "deepep_low_latency"}
+    try:
+        with pytest.raises(WorkerError, match=r"deepep_low_latency is a library for CUDA: use --all2all-backend"):
+            worker.call("load", name="p", model=str(tmp_path), skip_tokenizer_init=True, dtype="float32", **options)
+    finally:
+        worker.close()
