@@ -34,6 +34,7 @@ _MODULES = {
         "grouped_matmul",
         "route_tokens",
     ),
+    "moe_ranks": ("Ranks", "Received", "ranks_of", "return_tokens", "send_tokens", "send_tokens_supports"),
     "norm": ("add_rms_norm", "gemma_rms_norm", "rms_norm"),
     "rotary": ("rotary_embedding", "rotary_embedding_supports"),
     "sampling": ("top_k_top_p",),
@@ -42,6 +43,8 @@ _MODULES = {
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "Ranks",
+    "Received",
     "Stream",
     "add_rms_norm",
     "all_gather_rows",
@@ -65,12 +68,16 @@ __all__ = [
     "merge_attention",
     "paged_attention",
     "paged_attention_supports",
+    "ranks_of",
     "reduce_scatter_rows",
+    "return_tokens",
     "rms_norm",
     "rotary_embedding",
     "rotary_embedding_supports",
     "route_tokens",
     "scatter_kv_cache",
+    "send_tokens",
+    "send_tokens_supports",
     "slots_of",
     "soc_family",
     "supports_bfloat16",
@@ -117,6 +124,14 @@ if TYPE_CHECKING:
         gate_softmax,
         grouped_matmul,
         route_tokens,
+    )
+    from ascend_patch.npu.moe_ranks import (
+        Ranks,
+        Received,
+        ranks_of,
+        return_tokens,
+        send_tokens,
+        send_tokens_supports,
     )
     from ascend_patch.npu.norm import add_rms_norm, gemma_rms_norm, rms_norm
     from ascend_patch.npu.rotary import rotary_embedding, rotary_embedding_supports

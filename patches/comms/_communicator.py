@@ -12,23 +12,21 @@ from ascend_patch import npu
 class NPUCommunicator(DeviceCommunicatorBase):
     """The base class and the collectives of ranks with different numbers of rows, which it leaves out.
 
-    Coupled data-parallel ranks run their experts together: the communicator of the experts gathers all tokens, and
-    adds up and scatters the answers, in vLLM's own manager for that.
+    Coupled data-parallel ranks run their experts together: the communicator of the experts has a manager for that.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         if not self.use_all2all:
             return
-        from vllm.distributed.device_communicators.all2all import AgRsAll2AllManager
+        from ascend_patch.patches.comms._all2all import NPUAll2AllManager
 
-        manager = AgRsAll2AllManager(self.cpu_group)
+        manager = NPUAll2AllManager(self.cpu_group, self.device_group)
         self.all2all_manager = manager
         # The manager's own methods, whose arguments differ from one vLLM to the next.
         self.dispatch = manager.dispatch
         self.combine = manager.combine
-        if hasattr(manager, "dispatch_router_logits"):  # from 0.15
-            self.dispatch_router_logits = manager.dispatch_router_logits
+        self.dispatch_router_logits = manager.dispatch_router_logits
 
     def all_gatherv(self, input_: Any, dim: int = 0, sizes: list[int] | None = None) -> Any:
         """The rows of all ranks of a tensor, or of each tensor of a list.

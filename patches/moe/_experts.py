@@ -1,8 +1,10 @@
-"""What a layer's experts compute, in five operators."""
+"""What a layer's experts compute, in five operators; two more where the tokens travel between ranks."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
+
+import torch
 
 from ascend_patch import npu
 
@@ -35,10 +37,26 @@ def forward_oot(
         if placement.table is not None:
             chosen = placement.table[chosen]
         num_experts, held = placement.numbers, placement.held
+        manager = layer.npu_manager
+        if manager is not None and manager.fused_tokens:
+            return exchanged(layer, manager, x, topk_weights, chosen)
     rows, places, counts = npu.route_tokens(x, chosen, num_experts, held)
+    return npu.combine_tokens(computed(layer, rows, counts), places, topk_weights, left_out=held is not None)
+
+
+def computed(layer: Any, rows: Any, counts: Any) -> Any:
+    """What this rank's experts make of their rows, ``counts[i]`` of them for expert i."""
     hidden = npu.grouped_matmul(rows, layer.w13_weight, counts, getattr(layer, "w13_bias", None))
-    hidden = npu.grouped_matmul(activated(layer, hidden), layer.w2_weight, counts, getattr(layer, "w2_bias", None))
-    return npu.combine_tokens(hidden, places, topk_weights, left_out=held is not None)
+    return npu.grouped_matmul(activated(layer, hidden), layer.w2_weight, counts, getattr(layer, "w2_bias", None))
+
+
+def exchanged(layer: Any, manager: Any, x: Any, weights: Any, experts: Any) -> Any:
+    """`forward_oot` of the own tokens alone, which travel to all ranks' experts and back within the operators."""
+    if weights is None:
+        weights = x.new_ones(experts.shape, dtype=torch.float32)
+    whole = (experts, weights.float(), layer.npu_placement.numbers, manager.fused_tokens, manager.ranks())
+    received = npu.send_tokens(x, *whole)
+    return npu.return_tokens(computed(layer, received.rows, received.counts), received, *whole)
 
 
 class Placement(NamedTuple):

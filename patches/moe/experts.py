@@ -65,6 +65,9 @@ def then_prepare_experts(original: Callable[[Any, Any], None]) -> Callable[[Any,
             if bias is not None and str(bias.dtype) == "torch.bfloat16":
                 bias.data = bias.data.float()
         if layer.expert_map is not None:
+            from vllm.distributed import get_ep_group
+
             layer.npu_placement = placement_of(layer.expert_map)
+            layer.npu_manager = get_ep_group().device_communicator.all2all_manager
 
     return process_weights_after_loading

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ascend_patch.patches.comms._forms import chosen_form
+
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
@@ -62,6 +64,7 @@ def _experts(vllm_config: VllmConfig) -> str:
             f"The experts of {', '.join(model.architectures)} need the patch moe.experts, which is not in force:"
             " 'ascend-patch show moe.experts' says why."
         )
+    chosen_form()
     gathers = parallel.enable_expert_parallel and parallel.data_parallel_size > 1
     if gathers and parallel.all2all_backend not in _BACKENDS:
         return (

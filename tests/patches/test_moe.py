@@ -22,7 +22,13 @@ def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> to
 
 def layer(**options: Any) -> SimpleNamespace:
     """What `forward_oot` reads of vLLM's layer; tensors go to the device."""
-    values = {"activation": "silu", "expert_map": None, "apply_router_weight_on_input": False, **options}
+    values = {
+        "activation": "silu",
+        "expert_map": None,
+        "npu_manager": None,
+        "apply_router_weight_on_input": False,
+        **options,
+    }
     return SimpleNamespace(
         **{name: value.npu() if isinstance(value, torch.Tensor) else value for name, value in values.items()}
     )
