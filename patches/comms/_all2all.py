@@ -8,9 +8,12 @@ from typing import Any
 from vllm.config import get_current_vllm_config
 from vllm.distributed.device_communicators.all2all import AgRsAll2AllManager
 from vllm.forward_context import get_forward_context
+from vllm.logger import init_logger
 
 from ascend_patch import npu
 from ascend_patch.patches.comms._forms import chosen_form
+
+logger = init_logger("vllm.ascend_patch.comms")
 
 # On A2 CANN 8.5 documents the operators for two servers and more; the documents of later ones name two devices.
 _FEWEST_RANKS_ON_A2 = 16
@@ -41,6 +44,7 @@ class NPUAll2AllManager(AgRsAll2AllManager):
         """The experts' ranks, for the operators; all ask together the first time."""
         if self._ranks is None:
             self._ranks = npu.ranks_of(self._device_group)
+            logger.info("Tokens reach the experts of %d ranks within MoeDistributeDispatchV2.", self._ranks.size)
         return self._ranks
 
     def dispatch_router_logits(
