@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.server import free_port, serve
-from tests.end_to_end.worker import Worker, complaints
+from tests.end_to_end.server import free_port
+from tests.end_to_end.worker import Worker
 from tests.models.families import prompts
 
 COUNT = 8
@@ -83,29 +83,3 @@ def test_experts_of_two_ranks(form: str, ranks: Ranks, worker: Worker, tmp_path:
     for rank in ranks.workers:
         assert ("within MoeDistributeDispatchV2" in rank.log()) == (form == "fused")
     ranks.call("unload", none, name="e")
-
-
-@pytest.mark.slow
-@pytest.mark.engine_process
-def test_a_server_of_two_dense_engines(worker: Worker, tmp_path: Path) -> None:
-    model = tmp_path / "model"
-    worker.call("make_family", family="llama", folder=str(model))
-    expected = worker.call("reference_greedy", folder=str(model), dtype="float32", prompts=prompts(), count=COUNT)
-    options = ["--served-model-name", "m", "--dtype", "float32", "--skip-tokenizer-init", "--enforce-eager",
-               "--max-model-len", "512", "--max-num-seqs", "8", "--kv-cache-memory-bytes", str(64 << 20),
-               "--data-parallel-size", "2", "--api-server-count", "1"]  # fmt: skip
-    runs = {"XDG_RUNTIME_DIR": str(tmp_path), "HOSTCANN_DEVICES": "2"}
-    with serve(model, tmp_path / "server.log", *options, **runs) as server:
-
-        def complete(prompt: list[int]) -> list[int]:
-            body = {**GREEDY, "model": "m", "prompt": prompt, "return_token_ids": True}
-            found: list[int] = server.post("/v1/completions", body)["choices"][0]["token_ids"]
-            return found
-
-        with ThreadPoolExecutor(4) as clients:
-            found = list(clients.map(complete, prompts()))
-        assert found == [answer["token_ids"] for answer in expected]
-        running = len(server.log())
-        server.stop()
-    assert server.exit_code == 0, server.log()[running:]
-    assert complaints(server.log()[running:]) == []
