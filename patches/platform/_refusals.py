@@ -23,6 +23,7 @@ def refuse(vllm_config: VllmConfig) -> None:
     for reason in (
         _state_space(vllm_config),
         _latent_attention(vllm_config),
+        _engines(vllm_config),
         _experts(vllm_config),
         _drafting(vllm_config),
     ):
@@ -50,6 +51,18 @@ def _latent_attention(vllm_config: VllmConfig) -> str:
     return reason and (
         f"Latent attention (MLA) of {', '.join(model.architectures)}: {reason}. VLLM_MLA_DISABLE=1 attends to whole"
         " keys and values instead, in a larger cache."
+    )
+
+
+def _engines(vllm_config: VllmConfig) -> str:
+    parallel = vllm_config.parallel_config
+    if parallel.data_parallel_size_local < 2 or getattr(parallel, "use_ray", False):
+        return ""
+    # vLLM shows each engine its own devices alone, as where devices cannot be chosen otherwise, and its worker for GPUs
+    # counts over all of them.
+    return (
+        f"{parallel.data_parallel_size_local} data-parallel engines of one server do not find their devices yet: leave"
+        " out --data-parallel-size, or run one process per rank with vLLM's VLLM_DP_* variables."
     )
 
 
