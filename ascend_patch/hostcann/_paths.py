@@ -46,7 +46,7 @@ _ALL = (
     Library("ge_runner"),
     Library("acl_op_compiler", needs=("ascendcl",)),
     Library("hccl", needs=("ascendcl",)),
-    Library("opapi", needs=("ascendcl",), torch=True),
+    Library("opapi", needs=("ascendcl", "hccl"), torch=True),
     Library("aten", needs=("ascendcl",), torch=True, unity=True),
 )
 LIBRARIES = tuple(library for library in _ALL if library.name not in os.environ.get("HOSTCANN_WITHOUT", "").split(","))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 _MODULES = {
     "activation": ("fast_gelu", "gelu_tanh", "swiglu"),
     "attention": ("paged_attention", "paged_attention_supports", "varlen_attention", "varlen_attention_supports"),
+    "collectives": ("all_gather_rows", "reduce_scatter_rows"),
     "device": (
         "Stream",
         "device_count",
@@ -33,6 +34,7 @@ _MODULES = {
         "grouped_matmul",
         "route_tokens",
     ),
+    "moe_ranks": ("Ranks", "Received", "ranks_of", "return_tokens", "send_tokens", "send_tokens_supports"),
     "norm": ("add_rms_norm", "gemma_rms_norm", "rms_norm"),
     "rotary": ("rotary_embedding", "rotary_embedding_supports"),
     "sampling": ("top_k_top_p",),
@@ -41,8 +43,11 @@ _MODULES = {
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "Ranks",
+    "Received",
     "Stream",
     "add_rms_norm",
+    "all_gather_rows",
     "clipped_swiglu",
     "combine_tokens",
     "compute_slot_mapping",
@@ -63,11 +68,16 @@ __all__ = [
     "merge_attention",
     "paged_attention",
     "paged_attention_supports",
+    "ranks_of",
+    "reduce_scatter_rows",
+    "return_tokens",
     "rms_norm",
     "rotary_embedding",
     "rotary_embedding_supports",
     "route_tokens",
     "scatter_kv_cache",
+    "send_tokens",
+    "send_tokens_supports",
     "slots_of",
     "soc_family",
     "supports_bfloat16",
@@ -88,6 +98,7 @@ if TYPE_CHECKING:
         varlen_attention,
         varlen_attention_supports,
     )
+    from ascend_patch.npu.collectives import all_gather_rows, reduce_scatter_rows
     from ascend_patch.npu.device import (
         Stream,
         device_count,
@@ -113,6 +124,14 @@ if TYPE_CHECKING:
         gate_softmax,
         grouped_matmul,
         route_tokens,
+    )
+    from ascend_patch.npu.moe_ranks import (
+        Ranks,
+        Received,
+        ranks_of,
+        return_tokens,
+        send_tokens,
+        send_tokens_supports,
     )
     from ascend_patch.npu.norm import add_rms_norm, gemma_rms_norm, rms_norm
     from ascend_patch.npu.rotary import rotary_embedding, rotary_embedding_supports

@@ -79,7 +79,7 @@ def gate_groups(
 
 
 def route_tokens(
-    x: torch.Tensor, experts: torch.Tensor, num_experts: int
+    x: torch.Tensor, experts: torch.Tensor, num_experts: int, held: tuple[int, int] | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Copies of the tokens in the order of their experts.
 
@@ -87,10 +87,13 @@ def route_tokens(
         x: ``[tokens, size]`` float32, float16 or bfloat16, contiguous.
         experts: ``[tokens, k]`` int32, 0 to ``num_experts - 1``, contiguous.
         num_experts: up to 10240.
+        held: the first expert that this device holds, and the one behind the last; None for all. Other experts' tokens
+            are left out.
 
     Returns:
-        The copies ``[tokens * k, size]``; where each went, ``[tokens * k]`` int32, for `combine_tokens`; tokens per
-        expert ``[num_experts]`` int64, for `grouped_matmul`.
+        The copies ``[tokens * k, size]``, of which those behind the last token of a held expert are not set; where each
+        went, ``[tokens * k]`` int32 with -1 for what was left out, for `combine_tokens`; tokens per held expert int64,
+        for `grouped_matmul`.
 
     Source: CANN ops-transformer, aclnnMoeInitRoutingV3; not on 310P.
     """
@@ -101,7 +104,7 @@ def route_tokens(
         expert_num=num_experts,
         expert_tokens_num_type=1,
         expert_tokens_num_flag=True,
-        active_expert_range=[0, num_experts],
+        active_expert_range=[0, num_experts] if held is None else list(held),
     )
     return rows, places, counts
 
@@ -134,23 +137,31 @@ def grouped_matmul(
     return output[0]
 
 
-def combine_tokens(rows: torch.Tensor, places: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+def combine_tokens(
+    rows: torch.Tensor, places: torch.Tensor, weights: torch.Tensor | None, left_out: bool = False
+) -> torch.Tensor:
     """The weighted sum of what the experts answered to each token.
 
     Args:
-        rows: ``[tokens * k, size]`` float32, float16 or bfloat16, in the order of `route_tokens`.
+        rows: ``[tokens * k, size]`` float32, float16 or bfloat16, in the order of `route_tokens`, contiguous.
         places: from `route_tokens`.
         weights: ``[tokens, k]`` floating; None where k is 1 and every weight 1.
+        left_out: `places` may hold -1, which adds nothing; a token of which everything was left out becomes zeros.
 
     Returns:
         ``[tokens, size]``, the type of `rows`.
 
     Source: CANN ops-transformer, aclnnMoeFinalizeRoutingV2, which beside bfloat16 takes float32 weights and otherwise
-    those of the type of `rows`.
+    those of the type of `rows`. A row index of -1 is for rows ``[experts, capacity, size]`` only, of at least as many
+    experts as a token has: k experts with a capacity of one row per token are the same rows.
     """
     if weights is not None and rows.dtype != torch.bfloat16:
         weights = weights.to(rows.dtype)
-    return operators.npu_moe_finalize_routing(rows, None, None, None, weights, places, None, drop_pad_mode=2)
+    mode = 2
+    if left_out:
+        k = 1 if weights is None else weights.shape[1]
+        rows, mode = rows.view(k, -1, rows.shape[1]), 3
+    return operators.npu_moe_finalize_routing(rows, None, None, None, weights, places, None, drop_pad_mode=mode)
 
 
 def clipped_swiglu(x: torch.Tensor, *, alpha: float, limit: float, shift: float, interleaved: bool) -> torch.Tensor:

@@ -1,8 +1,10 @@
-"""What a layer's experts compute, in five operators."""
+"""What a layer's experts compute, in five operators; two more where the tokens travel between ranks."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
+
+import torch
 
 from ascend_patch import npu
 
@@ -20,22 +22,66 @@ def forward_oot(
 
     Args:
         layer: holds ``w13_weight`` ``[experts, 2 * intermediate, hidden]`` and ``w2_weight``
-            ``[experts, hidden, intermediate]``, and biases ``[experts, ...]`` where its experts have them.
+            ``[experts, hidden, intermediate]``, and biases ``[experts, ...]`` where its experts have them. With expert
+            parallelism these are the experts of this rank, and the sum is of theirs alone: vLLM adds up the ranks.
         x: ``[tokens, hidden]``.
         topk_weights: ``[tokens, k]`` float32.
-        topk_ids: ``[tokens, k]`` integers.
+        topk_ids: ``[tokens, k]`` integers, of all ranks' experts.
         shared_experts: run by vLLM's runner, not here; likewise their input. Not passed up to 0.21.
     """
-    if layer.expert_map is not None:
-        raise NotImplementedError(
-            "ascend_patch's experts are on one device or split by tensor parallelism: set enable_expert_parallel=False."
-        )
     if layer.apply_router_weight_on_input:  # one expert per token
         x, topk_weights = x * topk_weights.to(x.dtype), None
-    rows, places, counts = npu.route_tokens(x, topk_ids.int(), layer.w13_weight.shape[0])
+    chosen, num_experts, held = topk_ids.int(), layer.w13_weight.shape[0], None
+    if layer.expert_map is not None:
+        placement = layer.npu_placement
+        if placement.table is not None:
+            chosen = placement.table[chosen]
+        num_experts, held = placement.numbers, placement.held
+        manager = layer.npu_manager
+        if manager is not None and manager.fused_tokens:
+            return exchanged(layer, manager, x, topk_weights, chosen)
+    rows, places, counts = npu.route_tokens(x, chosen, num_experts, held)
+    return npu.combine_tokens(computed(layer, rows, counts), places, topk_weights, left_out=held is not None)
+
+
+def computed(layer: Any, rows: Any, counts: Any) -> Any:
+    """What this rank's experts make of their rows, ``counts[i]`` of them for expert i."""
     hidden = npu.grouped_matmul(rows, layer.w13_weight, counts, getattr(layer, "w13_bias", None))
-    hidden = npu.grouped_matmul(activated(layer, hidden), layer.w2_weight, counts, getattr(layer, "w2_bias", None))
-    return npu.combine_tokens(hidden, places, topk_weights)
+    return npu.grouped_matmul(activated(layer, hidden), layer.w2_weight, counts, getattr(layer, "w2_bias", None))
+
+
+def exchanged(layer: Any, manager: Any, x: Any, weights: Any, experts: Any) -> Any:
+    """`forward_oot` of the own tokens alone, which travel to all ranks' experts and back within the operators."""
+    if weights is None:
+        weights = x.new_ones(experts.shape, dtype=torch.float32)
+    whole = (experts, weights.float(), layer.npu_placement.numbers, manager.fused_tokens, manager.ranks())
+    received = npu.send_tokens(x, *whole)
+    return npu.return_tokens(computed(layer, received.rows, received.counts), received, *whole)
+
+
+class Placement(NamedTuple):
+    """Which of all experts a rank of expert parallelism holds.
+
+    The routing operator takes a range. Neighbouring experts are one; others are renumbered with a table, in which
+    those of other ranks have one number behind the range.
+    """
+
+    numbers: int
+    held: tuple[int, int]
+    table: Any = None
+
+
+def placement_of(expert_map: Any) -> Placement:
+    """Reads ``[experts]``, each expert's place on this rank or -1. Waits for the device: not for a step."""
+    places = expert_map.tolist()
+    experts = [expert for expert, place in enumerate(places) if place >= 0]
+    if [places[expert] for expert in experts] != list(range(len(experts))):
+        raise ValueError(f"The experts of a rank are expected in ascending order; vLLM places them as {places}.")
+    first, end = experts[0], experts[0] + len(experts)
+    if experts[-1] == end - 1:
+        return Placement(len(places), (first, end))
+    table = expert_map.new_tensor([place if place >= 0 else len(experts) for place in places])
+    return Placement(len(experts) + 1, (0, len(experts)), table)
 
 
 def forward_oot_with_router(self: Any, layer: Any, router: Any, x: Any, router_logits: Any) -> Any:

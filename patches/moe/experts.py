@@ -10,7 +10,7 @@ from ascend_patch.engine.vocabulary import Add, Expiry, Patch, Replace, Variant,
 _METHOD = "vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method:UnquantizedFusedMoEMethod"
 _EXPERTS = "ascend_patch.patches.moe._experts"
 
-_BIASES = Wrap(f"{_METHOD}.process_weights_after_loading", by=":then_widen_biases")
+_LOADED = Wrap(f"{_METHOD}.process_weights_after_loading", by=":then_prepare_experts")
 _CHOSEN = Add(f"{_METHOD}.forward_oot", by=f"{_EXPERTS}:forward_oot")
 _WITH_LAYER = Add(f"{_METHOD}.forward_oot", by=f"{_EXPERTS}:forward_oot_and_choose")
 _WITH_ROUTER = Add(f"{_METHOD}.forward_oot", by=f"{_EXPERTS}:forward_oot_with_router")
@@ -20,16 +20,21 @@ PATCH = Patch(
     why="vLLM's experts are Triton kernels; out of tree it has none, and the first step ends in an AttributeError.",
     requires=("platform.npu", "moe.routing"),
     variants=(
-        Variant(versions=">=0.13.0,<0.14", rewrites=(_BIASES, _WITH_LAYER)),
-        Variant(versions=">=0.14.0,<0.15", rewrites=(_BIASES, _WITH_ROUTER)),
-        Variant(versions=">=0.15.0,<0.20", rewrites=(_BIASES, _CHOSEN)),
+        Variant(versions=">=0.13.0,<0.14", rewrites=(_LOADED, _WITH_LAYER)),
+        Variant(versions=">=0.14.0,<0.15", rewrites=(_LOADED, _WITH_ROUTER)),
+        Variant(versions=">=0.15.0,<0.20", rewrites=(_LOADED, _CHOSEN)),
         Variant(
             versions=">=0.20.0,<0.28",
-            rewrites=(_BIASES, _CHOSEN, Replace(f"{_METHOD}.is_monolithic", by=":IS_MONOLITHIC")),
+            rewrites=(
+                _LOADED,
+                _CHOSEN,
+                Replace(f"{_METHOD}.is_monolithic", by=":IS_MONOLITHIC"),
+                Replace(f"{_METHOD}.maybe_make_prepare_finalize", by=":no_modular_kernel"),
+            ),
         ),
         Variant(
             versions=">=0.28.0,<0.34",
-            rewrites=(_BIASES, _CHOSEN, Add(f"{_METHOD}.is_monolithic", by=":IS_MONOLITHIC")),
+            rewrites=(_LOADED, _CHOSEN, Add(f"{_METHOD}.is_monolithic", by=":IS_MONOLITHIC")),
         ),
     ),
     upstream="vllm/model_executor/layers/fused_moe/oracle/unquantized.py: an out-of-tree platform has no experts class",
@@ -45,8 +50,13 @@ PATCH = Patch(
 IS_MONOLITHIC = False
 
 
-def then_widen_biases(original: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
-    """Biases of bfloat16 experts as float32, which is what the grouped product adds."""
+def no_modular_kernel(self: Any, routing_tables: Any = None) -> None:
+    """Keeps the method as it is; vLLM has made a kernel by now for every platform but those out of tree, and raises."""
+
+
+def then_prepare_experts(original: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    """Biases of bfloat16 experts as float32, which is what the grouped product adds; which experts a rank holds."""
+    from ascend_patch.patches.moe._experts import placement_of
 
     def process_weights_after_loading(self: Any, layer: Any) -> None:
         original(self, layer)
@@ -54,5 +64,10 @@ def then_widen_biases(original: Callable[[Any, Any], None]) -> Callable[[Any, An
             bias = getattr(layer, name, None)
             if bias is not None and str(bias.dtype) == "torch.bfloat16":
                 bias.data = bias.data.float()
+        if layer.expert_map is not None:
+            from vllm.distributed import get_ep_group
+
+            layer.npu_placement = placement_of(layer.expert_map)
+            layer.npu_manager = get_ep_group().device_communicator.all2all_manager
 
     return process_weights_after_loading

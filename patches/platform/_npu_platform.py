@@ -40,6 +40,7 @@ class NPUPlatform(Platform):
         "VLLM_ASCEND_AUTOPATCH",
         "VLLM_ASCEND_PATCH_DISABLE",
         "VLLM_ASCEND_PATCH_ENABLE",
+        "VLLM_ASCEND_PATCH_MOE_EXCHANGE",
         "VLLM_ASCEND_PATCH_ONLY",
         "VLLM_ASCEND_PATCH_STRICT",
         "ASCEND_PATCH_DEVICE",
@@ -133,6 +134,10 @@ class NPUPlatform(Platform):
         if not hasattr(punica_gpu, "npu_lora_shrink"):
             raise ValueError("LoRA adapters need the patch lora.punica: run 'ascend-patch enable lora.punica'")
         return "vllm.lora.punica_wrapper.punica_gpu.PunicaWrapperGPU"
+
+    @classmethod
+    def get_device_communicator_cls(cls) -> str:
+        return "ascend_patch.patches.comms._communicator.NPUCommunicator"
 
     @classmethod
     def get_attn_backend_cls(

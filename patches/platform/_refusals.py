@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ascend_patch.patches.comms._forms import chosen_form
+
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
+
+
+# What vLLM's manager of gathered tokens is chosen by; "naive" is a former name.
+_BACKENDS = ("allgather_reducescatter", "naive")
 
 
 def refuse(vllm_config: VllmConfig) -> None:
@@ -17,6 +23,7 @@ def refuse(vllm_config: VllmConfig) -> None:
     for reason in (
         _state_space(vllm_config),
         _latent_attention(vllm_config),
+        _engines(vllm_config),
         _experts(vllm_config),
         _drafting(vllm_config),
     ):
@@ -47,6 +54,18 @@ def _latent_attention(vllm_config: VllmConfig) -> str:
     )
 
 
+def _engines(vllm_config: VllmConfig) -> str:
+    parallel = vllm_config.parallel_config
+    if parallel.data_parallel_size_local < 2 or getattr(parallel, "use_ray", False):
+        return ""
+    # vLLM shows each engine its own devices alone, as where devices cannot be chosen otherwise, and its worker for GPUs
+    # counts over all of them.
+    return (
+        f"{parallel.data_parallel_size_local} data-parallel engines of one server do not find their devices yet: leave"
+        " out --data-parallel-size, or run one process per rank with vLLM's VLLM_DP_* variables."
+    )
+
+
 def _experts(vllm_config: VllmConfig) -> str:
     model, parallel = vllm_config.model_config, vllm_config.parallel_config
     if model is None or not model.get_num_experts():
@@ -58,10 +77,12 @@ def _experts(vllm_config: VllmConfig) -> str:
             f"The experts of {', '.join(model.architectures)} need the patch moe.experts, which is not in force:"
             " 'ascend-patch show moe.experts' says why."
         )
-    if parallel.enable_expert_parallel and parallel.world_size * parallel.data_parallel_size > 1:
+    chosen_form()
+    gathers = parallel.enable_expert_parallel and parallel.data_parallel_size > 1
+    if gathers and parallel.all2all_backend not in _BACKENDS:
         return (
-            "ascend_patch has no expert parallelism yet: leave out --enable-expert-parallel, and tensor parallelism"
-            " splits each expert."
+            f"All-to-all backend {parallel.all2all_backend} is a library for CUDA: use --all2all-backend"
+            " allgather_reducescatter."
         )
     return ""
 

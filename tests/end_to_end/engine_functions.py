@@ -52,6 +52,12 @@ def unload(name: str) -> None:
         ensure_kv_transfer_shutdown()
         return
     llm.llm_engine.engine_core.shutdown()
+    if getattr(llm.llm_engine, "dp_group", None) is not None:
+        # vLLM does this when the interpreter ends, where what it needs for it is gone already.
+        from vllm.distributed.utils import stateless_destroy_torch_distributed_process_group
+
+        stateless_destroy_torch_distributed_process_group(llm.llm_engine.dp_group)
+        llm.llm_engine.dp_group = None
     del llm
     gc.collect()
 

@@ -1,8 +1,9 @@
-"""One model on two devices: each rank a process of vLLM's own executor, joined by HCCL; tokens as on one device."""
+"""One model on several devices: each rank a process of vLLM's own executor, joined by HCCL; tokens as on one device."""
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,12 +19,14 @@ GREEDY = {"temperature": 0, "max_tokens": 16, "ignore_eos": True, "detokenize": 
 OPTIONS: dict[str, Any] = {"dtype": "float32", "skip_tokenizer_init": True, "distributed_executor_backend": "mp"}
 TENSOR = {"tensor_parallel_size": 2}
 PIPELINE = {"pipeline_parallel_size": 2}
+EXPERTS = {**TENSOR, "enable_expert_parallel": True}
+BOTH = {**TENSOR, **PIPELINE}
 
 
 @pytest.fixture
 def process(tmp_path: Path) -> Iterator[Worker]:
-    """A process that sees two devices, with a folder of its own for its run."""
-    process = Worker(tmp_path / "worker.log", HOSTCANN_DEVICES="2", XDG_RUNTIME_DIR=str(tmp_path))
+    """A process that sees four devices, with a folder of its own for its run."""
+    process = Worker(tmp_path / "worker.log", HOSTCANN_DEVICES="4", XDG_RUNTIME_DIR=str(tmp_path))
     yield process
     assert process.close() == 0, process.log_tail()
     assert process.complaints() == []
@@ -31,11 +34,17 @@ def process(tmp_path: Path) -> Iterator[Worker]:
 
 @pytest.mark.parametrize(
     ("family", "layout"),
-    [("llama", TENSOR), ("llama", PIPELINE), ("mixtral", TENSOR)],
-    ids=["tensor", "pipeline", "tensor-experts"],
+    [
+        ("llama", TENSOR),
+        ("llama", PIPELINE),
+        pytest.param("llama", BOTH, marks=pytest.mark.slow),
+        ("mixtral", TENSOR),
+        ("mixtral", EXPERTS),
+    ],
+    ids=["tensor", "pipeline", "tensor-pipeline", "tensor-experts", "expert"],
 )
 def test_tokens_are_those_of_transformers(
-    family: str, layout: dict[str, int], process: Worker, worker: Worker, tmp_path: Path
+    family: str, layout: dict[str, Any], process: Worker, worker: Worker, tmp_path: Path
 ) -> None:
     model = str(tmp_path / family)
     worker.call("make_family", family=family, folder=model)
@@ -50,5 +59,8 @@ def test_tokens_are_those_of_transformers(
     (run,) = json.loads(shown.stdout)["runs"]
     assert run["agrees"], run
     roles = [entry["role"] for entry in run["processes"]]
-    assert len([role for role in roles if role.startswith("Worker")]) == 2, roles
+    ranks = layout.get("tensor_parallel_size", 1) * layout.get("pipeline_parallel_size", 1)
+    assert len([role for role in roles if role.startswith("Worker")]) == ranks, roles
+    if layout is EXPERTS:
+        assert re.search(r"EP Rank 1/2\] Expert parallelism is enabled.* 4/8\.", process.log())
     process.call("unload", name="parallel")

@@ -93,8 +93,21 @@ def test_experts_without_their_patch_are_refused(experts_off: Worker, tmp_path: 
         experts_off.call("load", name="e", model=str(tmp_path), skip_tokenizer_init=True, dtype="float32")
 
 
-def test_expert_parallelism_is_refused(worker: Worker, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("backend", "form", "reason"),
+    [
+        ("deepep_low_latency", "auto", r"deepep_low_latency is a library for CUDA: use --all2all-backend"),
+        ("allgather_reducescatter", "best", r"MOE_EXCHANGE=best is none of auto, gather, fused"),
+    ],
+    ids=["cuda-library", "unknown-form"],
+)
+def test_other_ways_to_the_experts_are_refused(backend: str, form: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(EXPERTS))
-    options = {"tensor_parallel_size": 2, "enable_expert_parallel": True}
-    with pytest.raises(WorkerError, match=r"no expert parallelism yet: leave out --enable-expert-parallel"):
-        worker.call("load", name="p", model=str(tmp_path), skip_tokenizer_init=True, dtype="float32", **options)
+    ranks = {"VLLM_DP_SIZE": "2", "VLLM_DP_RANK": "0", "VLLM_DP_MASTER_IP": "127.0.0.1", "VLLM_DP_MASTER_PORT": "1"}
+    worker = Worker(tmp_path / "worker.log", VLLM_ASCEND_PATCH_MOE_EXCHANGE=form, **ranks)
+    options = {"enable_expert_parallel": True, "all2all_backend": backend}
+    try:
+        with pytest.raises(WorkerError, match=reason):
+            worker.call("load", name="p", model=str(tmp_path), skip_tokenizer_init=True, dtype="float32", **options)
+    finally:
+        worker.close()

@@ -80,3 +80,20 @@ def test_clipped_swiglu_clips() -> None:
     out = npu.clipped_swiglu(x.npu(), alpha=1.0, limit=2.0, shift=0.5, interleaved=True)
     expected = torch.stack([2 * torch.sigmoid(torch.tensor(2.0)) * 2.5, 9 * torch.sigmoid(torch.tensor(-9.0)) * 1.5])
     torch.testing.assert_close(out.cpu()[0], expected)
+
+
+def test_which_tokens_the_operators_between_ranks_take() -> None:
+    fits = {"ranks": 2, "experts": 8, "size": 64, "tokens": 256, "dtype": torch.float16, "buffer": 200 << 20}
+    assert npu.send_tokens_supports(**fits) and npu.send_tokens_supports(**{**fits, "ranks": 16, "experts": 1024})
+    for change in (
+        {"ranks": 9, "experts": 9},
+        {"experts": 9},
+        {"experts": 1026},
+        {"size": 48},
+        {"size": 7200},
+        {"tokens": 257},
+        {"tokens": 0},
+        {"dtype": torch.float32},
+        {"buffer": 4 << 20},
+    ):
+        assert not npu.send_tokens_supports(**{**fits, **change}), change

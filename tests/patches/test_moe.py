@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ascend_patch import npu
 from ascend_patch.patches.moe import _experts, _routing
 
 pytestmark = pytest.mark.usefixtures("device")
@@ -21,7 +22,13 @@ def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> to
 
 def layer(**options: Any) -> SimpleNamespace:
     """What `forward_oot` reads of vLLM's layer; tensors go to the device."""
-    values = {"activation": "silu", "expert_map": None, "apply_router_weight_on_input": False, **options}
+    values = {
+        "activation": "silu",
+        "expert_map": None,
+        "npu_manager": None,
+        "apply_router_weight_on_input": False,
+        **options,
+    }
     return SimpleNamespace(
         **{name: value.npu() if isinstance(value, torch.Tensor) else value for name, value in values.items()}
     )
@@ -69,11 +76,11 @@ def test_gpt_oss_experts(dtype: torch.dtype) -> None:
 
 def _widen(biased: Any) -> None:
     """What happens to biases when weights were loaded."""
-    from ascend_patch.patches.moe.experts import then_widen_biases
+    from ascend_patch.patches.moe.experts import then_prepare_experts
 
     seen = []
-    then_widen_biases(lambda method, given: seen.append(given))(None, biased)
-    assert seen == [biased]
+    then_prepare_experts(lambda method, given: seen.append(given))(None, biased)
+    assert seen == [biased] and not hasattr(biased, "npu_placement")
     assert {biased.w13_bias.dtype, biased.w2_bias.dtype} == {torch.float32}
 
 
@@ -185,15 +192,65 @@ def test_clipped_activations(name: str) -> None:
 def test_refusals_name_what_is_missing() -> None:
     with pytest.raises(NotImplementedError, match="with the activation 'gelu'; it has silu, swigluoai"):
         _experts.activated(layer(activation="gelu"), random(2, 8).npu())
-    with pytest.raises(NotImplementedError, match="enable_expert_parallel=False"):
-        _experts.forward_oot(None, layer(expert_map=random(4)), random(2, 8).npu(), None, None)
+    with pytest.raises(ValueError, match=r"ascending order; vLLM places them as \[1, 0, -1\]"):
+        _experts.placement_of(torch.tensor([1, 0, -1]))
 
 
-def test_no_operator_of_a_layer_waits_for_the_device() -> None:
+# The experts of each rank: vLLM's linear placement of eight and of seven on three ranks, and its round robin.
+PLACEMENTS = {
+    "one range": [[0, 1, 2, 3], [4, 5, 6, 7]],
+    "ranges of different sizes": [[0, 1, 2], [3, 4, 5], [6, 7]],
+    "round robin": [[0, 3, 6], [1, 4, 7], [2, 5]],
+    "nothing here": [[0], [1, 2, 3, 4, 5, 6, 7]],
+}
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("on_input", [False, True])
+def test_ranks_of_expert_parallelism_add_up(on_input: bool, placement: str) -> None:
+    k = 1 if on_input else 3
+    x, weights = random(TOKENS, HIDDEN), random(TOKENS, k, seed=1).sigmoid()
+    # No token goes to expert 0.
+    experts = torch.stack(
+        [torch.randperm(7, generator=torch.Generator().manual_seed(t))[:k] + 1 for t in range(TOKENS)]
+    )
+    up, down = random(8, 64, HIDDEN, seed=2) / 8, random(8, HIDDEN, 32, seed=3) / 8
+    whole = layer(w13_weight=up, w2_weight=down, apply_router_weight_on_input=on_input)
+    total = torch.zeros(TOKENS, HIDDEN)
+    for held in PLACEMENTS[placement]:
+        expert_map = torch.full((8,), -1, dtype=torch.int32)
+        expert_map[held] = torch.arange(len(held), dtype=torch.int32)
+        rank = layer(w13_weight=up[held], w2_weight=down[held], apply_router_weight_on_input=on_input,
+                     expert_map=expert_map)  # fmt: skip
+        rank.npu_placement = _experts.placement_of(rank.expert_map)
+        out = _experts.forward_oot(None, rank, x.npu(), weights.npu(), experts.npu())
+        for token in range(TOKENS):
+            if not set(experts[token].tolist()) & set(held):
+                assert not out[token].any()
+        total += out.cpu()
+    expected = _experts.forward_oot(None, whole, x.npu(), weights.npu(), experts.npu())
+    torch.testing.assert_close(total, expected.cpu(), rtol=1e-5, atol=1e-5)
+
+
+def test_a_rank_computes_the_rows_of_its_experts_alone() -> None:
+    """As the device saw it: the experts of other ranks and the rows for them are not read."""
+    held = [2, 3]
+    placement = _experts.placement_of(torch.tensor([-1, -1, 0, 1, -1, -1]))
+    experts = torch.tensor([[2, 0], [5, 1], [3, 2]], dtype=torch.int32)
+    _, places, counts = npu.route_tokens(random(3, HIDDEN).npu(), experts.npu(), placement.numbers, placement.held)
+    assert counts.tolist() == [sum(expert == one for expert in experts.flatten().tolist()) for one in held]
+    assert [place >= 0 for place in places.tolist()] == [expert in held for expert in experts.flatten().tolist()]
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_no_operator_of_a_layer_waits_for_the_device(parallel: bool) -> None:
     from ascend_patch.hostcann import trace
 
-    routed = layer(w13_weight=random(8, 64, HIDDEN), w2_weight=random(8, HIDDEN, 32))
-    x, logits = random(TOKENS, HIDDEN).npu(), random(TOKENS, 8).npu()
+    expert_map = torch.tensor([-1] * 4 + [*range(8)], dtype=torch.int32) if parallel else None
+    routed = layer(w13_weight=random(8, 64, HIDDEN), w2_weight=random(8, HIDDEN, 32), expert_map=expert_map)
+    if parallel:
+        routed.npu_placement = _experts.placement_of(routed.expert_map)
+    x, logits = random(TOKENS, HIDDEN).npu(), random(TOKENS, 12 if parallel else 8).npu()
     empty = torch.empty(TOKENS, 2, dtype=torch.int32).npu()
     with trace.recording() as counts:
         weights, experts = _routing.topk_softmax(None, empty, None, logits, True)

@@ -38,3 +38,13 @@ def test_moved_data_equals_gloos(torch_ranks: Processes, case: str, dtype: str) 
 @pytest.mark.parametrize("case", ["objects", "groups", "asynchronous", "other_work_goes_on", "barrier"])
 def test_what_programs_build_on_them(torch_ranks: Processes, case: str) -> None:
     torch_ranks.run({"case": case, "dtype": "float32"})
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rows_of_different_sizes(torch_ranks: Processes, dtype: str) -> None:
+    torch_ranks.run({"case": "rows_of_different_sizes", "dtype": dtype})
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_tokens_reach_their_experts_and_return(torch_ranks: Processes, dtype: str) -> None:
+    torch_ranks.run({"case": "experts", "dtype": dtype})

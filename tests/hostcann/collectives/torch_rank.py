@@ -278,6 +278,68 @@ def barrier(self: Rank, _: torch.dtype) -> None:
 
 
 @case
+def rows_of_different_sizes(self: Rank, dtype: torch.dtype) -> None:
+    from ascend_patch import npu
+
+    group = dist.group.WORLD
+    for sizes in ([3] * self.ranks, [2 * rank + 1 for rank in range(self.ranks)]):
+        mine = self.data(sizes[self.rank] * 5, dtype).view(-1, 5)
+        parts = [wide(torch.empty(size, 5, dtype=dtype)) for size in sizes]
+        for peer, part in enumerate(parts):
+            if peer == self.rank:
+                part.copy_(mine)
+            dist.broadcast(part, peer, group=self.gloo)
+        everything = torch.cat(parts)
+        self.expect(npu.all_gather_rows(mine.npu(), sizes, group), everything)
+        first = sum(sizes[: self.rank])
+        total = (everything * (self.rank + 1)).to(dtype).npu()
+        own = everything[first : first + sizes[self.rank]] * sum(range(self.ranks + 1))
+        self.expect(npu.reduce_scatter_rows(total, sizes, group), own)
+
+
+@case
+def experts(self: Rank, dtype: torch.dtype) -> None:
+    """Tokens to the experts of all ranks, each of which multiplies by its number and one, and back."""
+    from ascend_patch import npu
+
+    group = dist.new_group(list(range(self.ranks)))
+    ranks = npu.ranks_of(group)
+    own, k, size = 3, 4, 64
+    for sizes in ([4] * self.ranks, [2 * rank + 1 for rank in range(self.ranks)], [1] * self.ranks):
+        tokens, generator = [], torch.Generator().manual_seed(sum(sizes))
+        for count in sizes:
+            x = torch.randint(-2, 3, (count, size), generator=generator).to(dtype)
+            order = [torch.randperm(own * self.ranks, generator=generator)[:k] for _ in range(count)]
+            # Sums of powers of two: exact whatever the order.
+            tokens.append((x, torch.stack(order).int(), 0.5 ** torch.randint(1, 4, (count, k), generator=generator)))
+        x, chosen, weights = tokens[self.rank]
+        whole = (chosen.npu(), weights.npu(), own * self.ranks, max(sizes), ranks)
+        received = npu.send_tokens(x.npu(), *whole)
+        first = self.rank * own
+        wanted = [
+            [row for rows, places, _ in tokens for row in rows[(places == expert).any(1)]]
+            for expert in range(first, first + own)
+        ]
+        counts = [len(rows) for rows in wanted]
+        assert received.counts.tolist() == counts
+        rows = [row for group_rows in wanted for row in group_rows]
+        if rows:
+            self.expect(received.rows[: len(rows)], torch.stack(rows))
+        assert len(received.rows) == max(sizes) * self.ranks * min(own, k)
+        numbers = torch.arange(first, first + own).repeat_interleave(torch.tensor(counts)) + 1
+        answers = received.rows.clone()
+        answers[: len(rows)] *= numbers.to(dtype).npu().unsqueeze(1)
+        found = npu.return_tokens(answers, received, *whole)
+        self.expect(found, (x * (weights * (chosen + 1)).sum(1, keepdim=True)).to(dtype))
+    try:
+        dist.all_reduce(torch.ones(1).npu(), group=group)
+    except RuntimeError as error:
+        assert "belongs to operators that communicate on their own" in str(error), error
+        return
+    raise AssertionError("a collective ran beside the operators")
+
+
+@case
 def a_killed_rank(self: Rank, dtype: torch.dtype) -> None:
     found = self.data(1000, dtype).npu()
     dist.all_reduce(found)

@@ -50,6 +50,10 @@ _GMM = (
     " i:splitItem i:groupType i:groupListType i:actType"
 )
 _GMM_OUT = " l:out l:activationFeatureOut l:dynQuantScaleOut"
+_EP_GROUP = (
+    " s:groupEp i:epWorldSize i:epRankId i:moeExpertNum s:groupTp i:tpWorldSize i:tpRankId i:expertShardType"
+    " i:sharedExpertNum i:sharedExpertRankNum"
+)
 SIGNATURES = {
     "aclnnRmsNorm": "t:x t:gamma d:epsilon t:yOut t:rstdOut",
     "aclnnGemmaRmsNorm": "t:x t:gamma d:epsilon t:yOut t:rstdOut",
@@ -77,6 +81,14 @@ SIGNATURES = {
     " t:expandedRowIdxOut t:expertTokensCountOrCumsumOut t:expandedScaleOut",
     "aclnnMoeFinalizeRoutingV2": "t:expandedX t:expandedRowIdx t:x1 t:x2 t:bias t:scales t:expertIdx i:dropPadMode"
     " t:out",
+    "aclnnMoeDistributeDispatchV2": "t:x t:expertIds t:scales t:xActiveMask t:expertScales"
+    + _EP_GROUP
+    + " i:quantMode i:globalBS i:expertTokenNumsType s:commAlg t:expandXOut t:dynamicScalesOut"
+    " t:assistInfoForCombineOut t:expertTokenNumsOut t:epRecvCountsOut t:tpRecvCountsOut t:expandScalesOut",
+    "aclnnMoeDistributeCombineV2": "t:expandX t:expertIds t:assistInfoForCombine t:epSendCounts t:expertScales"
+    " t:tpSendCounts t:xActiveMask t:activationScale t:weightScale t:groupList t:expandScales t:sharedExpertX"
+    + _EP_GROUP
+    + " i:globalBS i:outDtype i:commQuantMode i:groupListType s:commAlg t:xOut",
     "aclnnGroupedMatmulV4": _GMM + _GMM_OUT,
     "aclnnGroupedMatmulV5": _GMM + " a:tuningConfig" + _GMM_OUT,
     "aclnnFlashAttentionVarLenScore": "t:query t:key t:value t:realShift t:dropMask t:paddingMask t:attenMask a:prefix"
@@ -97,6 +109,7 @@ class Opapi:
 
     def __init__(self, library: ctypes.CDLL, messages: ctypes.CDLL, buffer: Any) -> None:
         self._library, self._messages, self._buffer = library, messages, buffer
+        self._communicators: dict[str, str] = {}
         self._host = ctypes.create_string_buffer(1 << 16)
         for name in ("aclCreateTensor", "aclCreateTensorList", "aclCreateIntArray", "aclCreateScalar"):
             getattr(library, name).restype = ctypes.c_void_p
@@ -144,7 +157,25 @@ class Opapi:
             return ctypes.c_void_p(
                 self._library.aclCreateScalar(ctypes.byref(ctypes.c_float(value)), DTYPES["float32"])
             )
+        if kind == "s" and value is not None and value.startswith("$"):
+            value = self.communicator(value)
         return _CTYPES[kind](value.encode() if kind == "s" and value is not None else value)
+
+    def communicator(self, name: str) -> str:
+        """The name of one of two ranks, made on first use; with "$used" a collective has been asked of it."""
+        from ascend_patch.hostcann import _loader
+
+        if name in self._communicators:
+            return self._communicators[name]
+        hccl = _loader.handle("hccl")
+        handles, text = (ctypes.c_void_p * 2)(), ctypes.create_string_buffer(128)
+        assert hccl.HcclCommInitAll(2, (ctypes.c_int32 * 2)(0, 0), handles) == 0
+        assert hccl.HcclCommDestroy(ctypes.c_void_p(handles[1])) == 0  # both have one name
+        assert hccl.HcclGetCommName(ctypes.c_void_p(handles[0]), text) == 0
+        if name == "$used":
+            count, null = ctypes.c_uint64(1), ctypes.c_void_p(None)
+            assert hccl.HcclAllReduce(null, null, count, 4, 0, ctypes.c_void_p(handles[0]), null) != 0  # no buffers
+        return self._communicators.setdefault(name, text.value.decode())
 
     def check(self, operator: str, arguments: dict[str, Any]) -> tuple[int, str]:
         """Return code and message of the operator's first phase."""

@@ -136,9 +136,9 @@ hostcann.attach()
 torch.npu.set_device(0)
 from ascend_patch.hostcann import _loader
 from operators.calls import BUFFER_BYTES, Opapi, T
-from operators.violations import VALID
+from operators.violations import ON_LATER_SOCS, VALID
 opapi = Opapi(_loader.handle("opapi"), _loader.handle("ascendcl"), torch.empty(BUFFER_BYTES, dtype=torch.uint8).npu())
-results = {name: opapi.check(name, call) for name, call in VALID.items()}
+results = {name: opapi.check(name, {**call, **ON_LATER_SOCS.get(name, {})}) for name, call in VALID.items()}
 results["bfloat16"] = opapi.check("aclnnSilu", {"self": T((4,), "bfloat16"), "out": T((4,), "bfloat16")})
 results["unaligned"] = opapi.check("aclnnSwiGlu", {"x": T((4, 34)), "dim": -1, "out": T((4, 17))})
 results["empty"] = opapi.check("aclnnSwiGlu", {"x": T((0, 64)), "dim": -1, "out": T((0, 32))})

@@ -254,6 +254,35 @@ def test_finalize(extra: bool, mode: int, dtype: torch.dtype) -> None:
     assert (out.shape, out.dtype) == (meta.shape, meta.dtype)
 
 
+@pytest.mark.parametrize("mode", [1, 3])
+@pytest.mark.parametrize("biased", [True, False])
+def test_finalize_drops_the_entries_of_minus_one(biased: bool, mode: int) -> None:
+    """Three experts with a capacity of two; what nobody may read is not a number."""
+    places = [[5, -1], [-1, -1], [0, 3], [-1, 2]]
+    rows, scales = random(3, 2, 32, dtype=torch.float32), random(4, 2, dtype=torch.float32, seed=1)
+    rows[0, 1], rows[2, 0] = torch.nan, torch.nan
+    bias = random(3, 32, dtype=torch.float32, seed=2) if biased else None
+    experts = torch.tensor([[2, 0], [0, 0], [0, 1], [1, 1]], dtype=torch.int32)
+    entries = torch.tensor(places, dtype=torch.int32)
+    out = npu.npu_moe_finalize_routing(
+        rows.npu(),
+        None,
+        None,
+        None if bias is None else bias.npu(),
+        scales.npu(),
+        (entries if mode == 3 else entries.t()).reshape(-1).npu(),
+        experts.npu() if biased else None,
+        drop_pad_mode=mode,
+    )
+    for token, chosen in enumerate(places):
+        total = torch.zeros(32, dtype=torch.float64)
+        for choice, place in enumerate(chosen):
+            if place >= 0:
+                value = rows.view(6, 32)[place].double()
+                total += float(scales[token, choice]) * (value if bias is None else value + bias[place // 2].double())
+        torch.testing.assert_close(out.cpu()[token].double(), total, rtol=1e-5, atol=1e-6)
+
+
 def test_finalize_beside_bfloat16_takes_float32_weights() -> None:
     rows, places = random(4, 32, dtype=torch.bfloat16), torch.tensor([3, 0, 2, 1], dtype=torch.int32)
     scales = random(2, 2, dtype=torch.float32)

@@ -178,6 +178,36 @@ _GMM_BAD: list[tuple[str, Arguments]] = [
     ("out", {"out": T((5, 16))}),
 ]
 
+# Two ranks with four experts each, three tokens with two experts each, on Atlas A2.
+_EP = {
+    "expertIds": T((3, 2), I),
+    "expertScales": T((3, 2), F),
+    "groupEp": "$pair",
+    "groupTp": "",
+    "epWorldSize": 2,
+    "moeExpertNum": 8,
+    "commAlg": "fullmesh",
+}
+_EP_BAD: list[tuple[str, Arguments]] = [
+    ("epWorldSize", {"epWorldSize": 9}),
+    ("epWorldSize", {"epWorldSize": 4}),
+    ("epRankId", {"epRankId": 2}),
+    ("epRankId", {"epRankId": 1}),
+    ("groupEp", {"groupEp": "nobody"}),
+    ("moeExpertNum", {"moeExpertNum": 1026}),
+    ("moeExpertNum", {"moeExpertNum": 9}),
+    ("groupTp", {"groupTp": "$pair"}),
+    ("tpWorldSize", {"tpWorldSize": 1}),
+    ("tpRankId", {"tpRankId": 1}),
+    ("expertShardType", {"expertShardType": 1}),
+    ("sharedExpertNum", {"sharedExpertNum": 1}),
+    ("sharedExpertRankNum", {"sharedExpertRankNum": 1}),
+    ("commAlg", {"commAlg": "hierarchy"}),
+    ("expertIds", {"expertIds": T((3, 9), I)}),
+    ("expertIds", {"expertIds": T((257, 2), I)}),
+    ("globalBS", {"globalBS": 4}),
+]
+
 VALID: dict[str, Arguments] = {
     "aclnnAttentionUpdate": UPDATE,
     "aclnnRmsNorm": _NORM,
@@ -293,10 +323,46 @@ VALID: dict[str, Arguments] = {
         "dropPadMode": 2,
         "out": T((3, 32)),
     },
+    "aclnnMoeDistributeDispatchV2": {
+        **_EP,
+        "x": T((3, 64)),
+        "expertTokenNumsType": 1,
+        "expandXOut": T((12, 64)),
+        "dynamicScalesOut": T((12,), F),
+        "assistInfoForCombineOut": T((12 * 128,), I),
+        "expertTokenNumsOut": T((4,), "int64"),
+        "epRecvCountsOut": T((8,), I),
+        "tpRecvCountsOut": T((0,), I),
+        "expandScalesOut": T((12,), F),
+    },
+    "aclnnMoeDistributeCombineV2": {
+        **_EP,
+        "expandX": T((12, 64)),
+        "assistInfoForCombine": T((12 * 128,), I),
+        "epSendCounts": T((8,), I),
+        "expandScales": T((12,), F),
+        "xOut": T((3, 64)),
+    },
     "aclnnGroupedMatmulV4": _GMM,
     "aclnnGroupedMatmulV5": _GMM,
     "aclnnFusedInferAttentionScoreV3": _FIA,
     "aclnnFusedInferAttentionScoreV5": _FIA,
+}
+
+# What differs on Atlas A3 and 950: wide tokens only, weights stay at home, and there is one way.
+ON_LATER_SOCS: dict[str, Arguments] = {
+    "aclnnMoeDistributeDispatchV2": {
+        "x": T((3, 1024)),
+        "expertScales": None,
+        "commAlg": "",
+        "expandXOut": T((12, 1024)),
+    },
+    "aclnnMoeDistributeCombineV2": {
+        "expandX": T((12, 1024)),
+        "expandScales": None,
+        "commAlg": "",
+        "xOut": T((3, 1024)),
+    },
 }
 
 INVALID: dict[str, list[tuple[str, Arguments]]] = {
@@ -473,8 +539,12 @@ INVALID: dict[str, list[tuple[str, Arguments]]] = {
         ("expertTokensCountOrCumsumOut", {"expertTokensCountOrCumsumOut": T((7,), "int64")}),
     ],
     "aclnnMoeFinalizeRoutingV2": [
-        ("dropPadMode", {"dropPadMode": 3}),
-        ("dropPadMode", {"dropPadMode": 1}),
+        ("dropPadMode", {"dropPadMode": 4}),
+        ("dropPadMode", {"dropPadMode": -1}),
+        ("expandedX", {"dropPadMode": 3}),
+        ("expandedX", {"expandedX": T((2, 3, 32))}),
+        ("expandedX", {"dropPadMode": 1, "expandedX": T((1, 6, 32))}),
+        ("bias", {"dropPadMode": 3, "expandedX": T((2, 3, 32)), "bias": T((8, 32)), "expertIdx": T((3, 2), I)}),
         ("x2", {"x2": T((3, 32))}),
         ("bias", {"bias": T((8, 32))}),
         ("x1", {"x1": T((3, 32), F)}),
@@ -492,6 +562,35 @@ INVALID: dict[str, list[tuple[str, Arguments]]] = {
         ("x2", {"x1": T((3, 32)), "x2": T((2, 32))}),
         ("bias", {"bias": T((8, 16)), "expertIdx": T((3, 2), I)}),
         ("bias", {"bias": T((1, 32)), "expertIdx": T((3, 2), I)}),
+    ],
+    "aclnnMoeDistributeDispatchV2": [
+        *_EP_BAD,
+        ("x", {"x": T((3, 48))}),
+        ("x", {"globalBS": 800000}),
+        ("expertIds", {"x": T((2, 64))}),
+        ("expertScales", {"expertScales": T((3, 1), F)}),
+        ("quantMode", {"quantMode": 2}),
+        ("expertTokenNumsType", {"expertTokenNumsType": 2}),
+        ("expandXOut", {"expandXOut": T((12, 64), "bfloat16")}),
+        ("expandXOut", {"expandXOut": T((11, 64))}),
+        ("assistInfoForCombineOut", {"assistInfoForCombineOut": T((12,), I)}),
+        ("expertTokenNumsOut", {"expertTokenNumsOut": T((3,), "int64")}),
+        ("epRecvCountsOut", {"epRecvCountsOut": T((7,), I)}),
+        ("groupEp", {"groupEp": "$used"}),
+    ],
+    "aclnnMoeDistributeCombineV2": [
+        *_EP_BAD,
+        ("expandX", {"expandX": T((12, 48))}),
+        ("expandX", {"expandX": T((11, 64))}),
+        ("assistInfoForCombine", {"assistInfoForCombine": T((12,), I)}),
+        ("epSendCounts", {"epSendCounts": T((7,), I)}),
+        ("expertScales", {"expertScales": T((3, 1), F)}),
+        ("expandScales", {"expandScales": T((11,), F)}),
+        ("outDtype", {"outDtype": 1}),
+        ("commQuantMode", {"commQuantMode": 2}),
+        ("groupListType", {"groupListType": 1}),
+        ("xOut", {"xOut": T((3, 64), "bfloat16")}),
+        ("xOut", {"xOut": T((2, 64))}),
     ],
     "aclnnGroupedMatmulV4": _GMM_BAD,
     "aclnnGroupedMatmulV5": _GMM_BAD,

@@ -92,6 +92,15 @@ std::shared_ptr<Communicator> resolve(const char* function, void* handle) {
   return found->second;
 }
 
+std::shared_ptr<Communicator> find(const std::string& name) {
+  Table& all = table();
+  std::lock_guard lock(all.mutex);
+  for (const auto& [handle, communicator] : all.live) {
+    if (communicator->name == name) return communicator;
+  }
+  return nullptr;
+}
+
 int create(const char* function, uint32_t rank, uint32_t size, const void* config, void** handle,
            const std::function<std::shared_ptr<Segment>(double)>& join) {
   if (handle == nullptr) return refuse(kNullPointer, function, "null pointer");

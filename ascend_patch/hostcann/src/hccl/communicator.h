@@ -1,6 +1,7 @@
 // Communicators: one rank of a group of processes on one machine.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -32,6 +33,10 @@ enum Result : int {
 };
 constexpr int kParameterMismatch = kBadParameter;  // EI0005, between ranks
 
+// A communicator of operators that communicate on their own must have nothing else on it ("constraints, communicators"
+// of aclnnMoeDistributeDispatchV2).
+enum class Use { kUndecided, kCollectives, kOperators };
+
 struct Communicator {
   uint32_t rank = 0;
   uint32_t size = 1;
@@ -39,6 +44,13 @@ struct Communicator {
   double timeout_seconds = 0;        // of one collective; 0: none
   std::shared_ptr<Segment> segment;  // null with one rank
   std::mutex order;                  // one collective at a time, in the order of the stream
+
+  // Whether it may be used so; the first use decides.
+  bool take_for(Use wanted) {
+    Use found = Use::kUndecided;
+    return use.compare_exchange_strong(found, wanted) || found == wanted;
+  }
+  std::atomic<Use> use{Use::kUndecided};
 
   // Lets the other ranks know that nothing will come from here any more.
   ~Communicator();
@@ -49,6 +61,9 @@ constexpr size_t kRootInfoBytes = 4108;
 
 // The communicator behind a handle; null (with a recorded error) if it is not a live one.
 std::shared_ptr<Communicator> resolve(const char* function, void* handle);
+
+// The live communicator of that name; null if there is none.
+std::shared_ptr<Communicator> find(const std::string& name);
 
 // Makes a communicator: `join` (not called with one rank) brings the ranks together within so many seconds and may
 // throw TransferError. Returns a Result.

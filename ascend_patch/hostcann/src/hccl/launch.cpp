@@ -3,10 +3,6 @@
 namespace hostcann::hccl {
 namespace {
 
-// What aclrtSynchronizeStream returns after a failed collective: a task that timed out, a task that failed.
-constexpr aclError kTaskTimeout = 507048;
-constexpr aclError kTaskException = 507049;
-
 void run(const Collective& collective) {
   const Communicator& communicator = *collective.communicator;
   const std::lock_guard lock(collective.communicator->order);
@@ -14,6 +10,13 @@ void run(const Collective& collective) {
   Transfer transfer(*communicator.segment, communicator.rank, collective.envelope);
   collective.plan(transfer);
   if (trace_enabled()) trace_count(TraceKind::kHccl, function_name(collective.function), transfer.bytes_to_send());
+  run_transfer(communicator, transfer);
+  if (collective.after) collective.after();
+}
+
+}  // namespace
+
+void run_transfer(const Communicator& communicator, Transfer& transfer) {
   try {
     transfer.run(communicator.timeout_seconds);
   } catch (const TransferError& error) {
@@ -21,10 +24,7 @@ void run(const Collective& collective) {
                       "communicator " + communicator.name + ", rank " + std::to_string(communicator.rank) + ": " +
                           error.what());
   }
-  if (collective.after) collective.after();
 }
-
-}  // namespace
 
 int launch(Collective collective, Stream stream) {
   const char* const name = function_name(collective.function);
@@ -57,6 +57,10 @@ int prepare(Function function, void* handle, uint64_t count, int data_type, int 
   if (count > kMostElements) return refuse(kBadParameter, name, "the count is above 0x7ffffffff");
   if (root >= 0 && static_cast<uint32_t>(root) >= communicator.size) {
     return refuse(kBadParameter, name, "rank " + std::to_string(root) + " is not in the communicator");
+  }
+  if (!collective->communicator->take_for(Use::kCollectives)) {
+    return refuse(kNotSupported, name, "communicator " + communicator.name + " belongs to operators that communicate on"
+                                       " their own, which share it with nothing else; use another process group");
   }
   Envelope& envelope = collective->envelope;
   envelope.function = static_cast<uint32_t>(function);

@@ -21,6 +21,13 @@ struct Collective {
   std::function<void()> after;            // on this rank alone, when everything has arrived
 };
 
+// What aclrtSynchronizeStream returns after a failed collective: a task that timed out, a task that failed.
+constexpr aclError kTaskTimeout = 507048;
+constexpr aclError kTaskException = 507049;
+
+// Runs the flows; throws DeviceError.
+void run_transfer(const Communicator& communicator, Transfer& transfer);
+
 // Returns at once; an error of the collective itself becomes one of the stream. Returns a Result.
 int launch(Collective collective, Stream stream);
 

@@ -76,6 +76,8 @@ constexpr FunctionEntry kFunctions[] = {
     {"HcclRecv", kMovedNotOn310P, {}},
     {"HcclBatchSendRecv", kMovedNotOn310P, {}},
     {"HcclBarrier", kMovedEverywhere, {}},
+    {"MoeDistributeDispatch", {}, {}},
+    {"MoeDistributeCombine", {}, {}},
 };
 
 constexpr const char* kOperationNames[] = {"sum", "prod", "max", "min"};

@@ -25,6 +25,8 @@ enum class Function : uint32_t {
   kRecv,
   kBatchSendRecv,
   kBarrier,
+  kDispatch,  // of operators that communicate on their own
+  kCombine,
 };
 
 // "HcclAllReduce".

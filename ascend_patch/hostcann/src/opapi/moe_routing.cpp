@@ -107,6 +107,11 @@ void route(const Routing& r) {
 
 int64_t choices(const Call& c) { return c.has("scales") ? c.size("scales", 1) : 1; }
 
+// Modes 1 and 3 have a row index of -1 for what was dropped, and rows by expert and place: [experts, capacity, columns].
+bool drops(const Call& c) { return c.integer("dropPadMode") % 2 == 1; }
+
+int64_t answer_columns(const Call& c) { return c.size("expandedX", drops(c) ? 2 : 1); }
+
 bool like_out(const Call& c, const char* name) { return !c.has(name) || c.same_shape("out", name); }
 
 bool like_x(const Call& c, const char* name) { return !c.has(name) || c.same_dtype("expandedX", name); }
@@ -120,7 +125,7 @@ constexpr Families kAllBut950 = kAllFamilies & ~family(SocFamily::k950);
 
 const OperatorTable kMoeFinalizeRouting{
     "aclnnMoeFinalizeRoutingV2", "CANN ops-transformer, aclnnMoeFinalizeRoutingV2.md", kAllFamilies,
-    {{"expandedX", kFloats, 2, 2, true},
+    {{"expandedX", kFloats, 2, 3, true},
      {"expandedRowIdx", dtypes(kInt32), 1, 1, true},
      {"x1", kFloats, 2, 2, false, Presence::kOptional},
      {"x2", kFloats, 2, 2, false, Presence::kOptional},
@@ -128,12 +133,16 @@ const OperatorTable kMoeFinalizeRouting{
      {"scales", kFloats, 2, 2, false, Presence::kOptional},
      {"expertIdx", dtypes(kInt32), 2, 2, false, Presence::kOptional},
      {"out", kFloats, 2, 2, true}},
-    {{"dropPadMode", "0 or 2, nothing is dropped (1 and 3 are not emulated)", "constraints, dropPadMode",
-      [](const Call& c) { return c.integer("dropPadMode") == 0 || c.integer("dropPadMode") == 2; }, kTilingError},
+    {{"dropPadMode", "0 to 3", "parameters, dropPadMode",
+      [](const Call& c) { return c.integer("dropPadMode") >= 0 && c.integer("dropPadMode") <= 3; }, kTilingError},
+     {"expandedX", "2 dimensions, with dropPadMode 1 and 3 [experts, capacity, columns]", "parameters, expandedX",
+      [](const Call& c) { return c.tensor("expandedX")->shape.size() == (drops(c) ? 3u : 2u); }, kTilingError},
+     {"expandedX", "with dropPadMode 1 and 3 at least as many experts as a row has", "constraints, E",
+      [](const Call& c) { return !drops(c) || c.size("expandedX", 0) >= choices(c); }, kTilingError},
      {"dropPadMode", "2", "parameters, Atlas inference products",
       [](const Call& c) { return c.integer("dropPadMode") == 2; }, kTilingError, k310P},
      {"expandedX", "a last dimension aligned to 32 elements", "parameters, Atlas inference products",
-      [](const Call& c) { return c.size("expandedX", 1) % 32 == 0; }, kTilingError, k310P},
+      [](const Call& c) { return answer_columns(c) % 32 == 0; }, kTilingError, k310P},
      {"x1", "no tensor, nor x2, bias and expertIdx", "parameters, Atlas inference products",
       [](const Call& c) { return !c.has("x1") && !c.has("x2") && !c.has("bias") && !c.has("expertIdx"); },
       kAclnnInvalidParam, k310P},
@@ -148,13 +157,13 @@ const OperatorTable kMoeFinalizeRouting{
       kAclnnInvalidParam, kAllBut950},
      {"out", "the type of expandedX", "parameters, out", [](const Call& c) { return like_x(c, "out"); }},
      {"out", "the columns of expandedX", "parameters, out",
-      [](const Call& c) { return c.size("out", 1) == c.size("expandedX", 1); }, kTilingError},
+      [](const Call& c) { return c.size("out", 1) == answer_columns(c); }, kTilingError},
      {"scales", "one row per row of out", "parameters, scalesOptional",
       [](const Call& c) { return !c.has("scales") || c.size("scales", 0) == c.size("out", 0); }, kTilingError},
      {"expandedRowIdx", "rows of out * experts per row (one without scales)", "parameters, expandedRowIdx",
       [](const Call& c) { return c.size("expandedRowIdx", 0) == c.size("out", 0) * choices(c); }, kTilingError},
-     {"expandedX", "one row per entry of expandedRowIdx", "parameters, expandedX",
-      [](const Call& c) { return c.size("expandedX", 0) == c.size("expandedRowIdx", 0); }, kTilingError},
+     {"expandedX", "one row per entry of expandedRowIdx where nothing is dropped", "parameters, expandedX",
+      [](const Call& c) { return drops(c) || c.size("expandedX", 0) == c.size("expandedRowIdx", 0); }, kTilingError},
      {"expertIdx", "[rows of out, experts per row]", "parameters, expertIdxOptional",
       [](const Call& c) {
         return !c.has("expertIdx") ||
@@ -164,6 +173,9 @@ const OperatorTable kMoeFinalizeRouting{
      {"x1", "the shape of out", "parameters, x1Optional", [](const Call& c) { return like_out(c, "x1"); },
       kTilingError},
      {"x2", "the shape of out", "parameters, x2Optional", [](const Call& c) { return like_out(c, "x2"); },
+      kTilingError},
+     {"bias", "with dropPadMode 1 and 3 a row for each expert of expandedX", "parameters, biasOptional",
+      [](const Call& c) { return !c.has("bias") || !drops(c) || c.size("bias", 0) == c.size("expandedX", 0); },
       kTilingError},
      {"bias", "as many columns as out, and a row for at least as many experts as a row has", "parameters, biasOptional",
       [](const Call& c) {
@@ -176,6 +188,7 @@ at::Tensor wide(const at::Tensor& tensor) { return tensor.defined() ? tensor.to(
 struct Combination {
   at::Tensor x, row_index, x1, x2, bias, scales, experts, out;
   bool by_column;  // entries of all rows' first choices first
+  bool drops;      // an entry of -1 adds nothing, not even its bias
 };
 
 int64_t within(const char* what, int64_t at, int64_t value, int64_t limit) {
@@ -189,13 +202,14 @@ void combine(const Combination& c) {
   const int64_t rows = c.out.size(0), columns = c.out.size(1);
   const int64_t per_row = c.scales.defined() ? c.scales.size(1) : 1;
   const at::Tensor sum = at::zeros(c.out.sizes(), at::kFloat);
-  const at::Tensor x = wide(c.x), scales = wide(c.scales), bias = wide(c.bias);
+  const at::Tensor x = wide(c.x).flatten(0, -2), scales = wide(c.scales), bias = wide(c.bias);
   const at::Tensor experts = c.experts.defined() ? c.experts.contiguous() : c.experts;
   const auto* index = c.row_index.const_data_ptr<int32_t>();
   auto* to = sum.mutable_data_ptr<float>();
   for (int64_t row = 0; row < rows; ++row) {
     for (int64_t choice = 0; choice < per_row; ++choice) {
       const int64_t entry = c.by_column ? choice * rows + row : row * per_row + choice;
+      if (c.drops && index[entry] == -1) continue;
       const int64_t place = within("expandedRowIdx", entry, index[entry], x.size(0));
       const float* from = x.const_data_ptr<float>() + place * columns;
       const float scale = scales.defined() ? scales.const_data_ptr<float>()[row * per_row + choice] : 1.0f;
@@ -265,6 +279,6 @@ ACL_API aclError aclnnMoeFinalizeRoutingV2GetWorkspaceSize(
   return call.finish(workspace_size, executor,
                      [combination = Combination{view(expanded_x), view(expanded_row_idx), view(x1), view(x2),
                                                 view(bias), view(scales), view(expert_idx), view(out),
-                                                drop_pad_mode == 0}] { combine(combination); });
+                                                drop_pad_mode < 2, drop_pad_mode % 2 == 1}] { combine(combination); });
 }
 HOSTCANN_OPERATOR_RUN(aclnnMoeFinalizeRoutingV2)

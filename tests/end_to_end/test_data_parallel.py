@@ -1,0 +1,85 @@
+"""One model, two data-parallel ranks: with mixtures of experts all ranks compute their experts' part of every step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.server import free_port
+from tests.end_to_end.worker import Worker
+from tests.models.families import prompts
+
+COUNT = 8
+GREEDY = {"temperature": 0, "max_tokens": COUNT, "ignore_eos": True, "detokenize": False}
+OPTIONS: dict[str, Any] = {"skip_tokenizer_init": True, "distributed_executor_backend": "mp"}
+
+
+class Ranks:
+    """Two processes with an engine each, as vLLM documents offline data parallelism."""
+
+    def __init__(self, folder: Path, **environment: str) -> None:
+        port = str(free_port())
+        self.workers = [
+            Worker(
+                folder / f"rank{rank}.log",
+                HOSTCANN_DEVICES="2",
+                XDG_RUNTIME_DIR=str(folder),
+                VLLM_DP_SIZE="2",
+                VLLM_DP_RANK=str(rank),
+                VLLM_DP_RANK_LOCAL=str(rank),
+                VLLM_DP_MASTER_IP="127.0.0.1",
+                VLLM_DP_MASTER_PORT=port,
+                **environment,
+            )
+            for rank in range(2)
+        ]
+
+    def call(self, function: str, each: tuple[dict[str, Any], dict[str, Any]], **arguments: Any) -> list[Any]:
+        """What both answered to a call at the same time; `each` has the arguments that differ."""
+
+        def one(rank: int) -> Any:
+            return self.workers[rank].call(function, **arguments, **each[rank])
+
+        with ThreadPoolExecutor(2) as threads:
+            return list(threads.map(one, range(2)))
+
+    def close(self) -> None:
+        with ThreadPoolExecutor(2) as threads:
+            codes = list(threads.map(Worker.close, self.workers))
+        for worker, code in zip(self.workers, codes, strict=True):
+            assert code == 0, worker.log_tail()
+            assert worker.complaints() == []
+
+
+@pytest.fixture(params=["gather", pytest.param("fused", marks=pytest.mark.slow)])
+def form(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def ranks(form: str, tmp_path: Path) -> Iterator[Ranks]:
+    ranks = Ranks(tmp_path, VLLM_ASCEND_PATCH_MOE_EXCHANGE=form)
+    yield ranks
+    ranks.close()
+
+
+def test_experts_of_two_ranks(form: str, ranks: Ranks, worker: Worker, tmp_path: Path) -> None:
+    """Three requests on one rank and one on the other, which is idle for most steps and computes for the first."""
+    model, none = str(tmp_path / "model"), ({}, {})
+    worker.call("make_family", family="mixtral", folder=model)
+    # The operators take no float32; 16 bits are enough here to tell these tokens apart.
+    dtype = "float32" if form == "gather" else "float16"
+    expected = worker.call("reference_greedy", folder=model, dtype="float32", prompts=prompts(), count=COUNT)
+    # A step may have more tokens than the operators take at once, which are then gathered.
+    ranks.call("load", none, name="e", model=model, dtype=dtype, enable_expert_parallel=True,
+               max_num_batched_tokens=264, enable_chunked_prefill=True, **OPTIONS)  # fmt: skip
+    own = ({"prompts": prompts()[:3]}, {"prompts": prompts()[3:]})
+    found = [answer for answers in ranks.call("generate", own, name="e", params=GREEDY) for answer in answers]
+    assert [answer["token_ids"] for answer in found] == [answer["token_ids"] for answer in expected]
+    for rank in ranks.workers:
+        assert ("within MoeDistributeDispatchV2" in rank.log()) == (form == "fused")
+    ranks.call("unload", none, name="e")
