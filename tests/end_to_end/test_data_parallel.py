@@ -55,7 +55,11 @@ class Ranks:
             assert worker.complaints() == []
 
 
-@pytest.fixture(params=["gather", pytest.param("fused", marks=pytest.mark.slow)])
+GATHERED = pytest.mark.shows("Mixtral: DP2 + EP, tokens gathered", table="layouts")
+FUSED = pytest.mark.shows("Mixtral: DP2 + EP, fused dispatch and combine", table="layouts")
+
+
+@pytest.fixture(params=[pytest.param("gather", marks=GATHERED), pytest.param("fused", marks=[FUSED, pytest.mark.slow])])
 def form(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

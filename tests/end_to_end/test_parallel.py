@@ -32,16 +32,20 @@ def process(tmp_path: Path) -> Iterator[Worker]:
     assert process.complaints() == []
 
 
+def case(family: str, layout: dict[str, Any], name: str, *marks: pytest.MarkDecorator) -> Any:
+    shown = pytest.mark.shows(f"{family.capitalize()}: {name}", table="layouts")
+    return pytest.param(family, layout, marks=[shown, *marks], id=f"{family}-{name}")
+
+
 @pytest.mark.parametrize(
     ("family", "layout"),
     [
-        ("llama", TENSOR),
-        ("llama", PIPELINE),
-        pytest.param("llama", BOTH, marks=pytest.mark.slow),
-        ("mixtral", TENSOR),
-        ("mixtral", EXPERTS),
+        case("llama", TENSOR, "TP2"),
+        case("llama", PIPELINE, "PP2"),
+        case("llama", BOTH, "TP2 x PP2", pytest.mark.slow),
+        case("mixtral", TENSOR, "TP2"),
+        case("mixtral", EXPERTS, "TP2 + EP"),
     ],
-    ids=["tensor", "pipeline", "tensor-pipeline", "tensor-experts", "expert"],
 )
 def test_tokens_are_those_of_transformers(
     family: str, layout: dict[str, Any], process: Worker, worker: Worker, tmp_path: Path

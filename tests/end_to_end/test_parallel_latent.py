@@ -12,6 +12,8 @@ from tests.end_to_end.worker import Worker
 from tests.models import ties
 from tests.models.families import prompts
 
+pytestmark = pytest.mark.shows("DeepSeek-V2, latent attention: TP2", table="layouts")
+
 FAMILY = "deepseek-v2-latent"
 GREEDY = {"temperature": 0, "max_tokens": 8, "ignore_eos": True, "detokenize": False}
 OPTIONS: dict[str, Any] = {

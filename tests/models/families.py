@@ -151,6 +151,11 @@ LATENT_FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
+def has_experts(family: str) -> bool:
+    """Whether a family's layers are mixtures of experts."""
+    return any("expert" in option for option in FAMILIES[family][2])
+
+
 def write(family: str, folder: str) -> dict[str, Any]:
     """Save the family's model in float32 into `folder`; returns the number of parameters."""
     import torch

@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 
 from tests.end_to_end.worker import Worker
-from tests.models.families import FAMILIES, WINDOW, prompts
+from tests.models.families import FAMILIES, WINDOW, has_experts, prompts
 
 COUNT = 8
 # Far above float32 rounding (logits reach about 10), so that a different token is a different computation.
 CLEAR_MARGIN = 2e-3
+CASES = [
+    pytest.param(family, marks=pytest.mark.shows("mixtures of experts" if has_experts(family) else "dense decoders"))
+    for family in FAMILIES
+]
 GREEDY = {"temperature": 0, "max_tokens": COUNT, "ignore_eos": True, "detokenize": False}
 
 
@@ -35,7 +39,7 @@ def engine(worker: Worker, family_folder: Callable[[str], str]) -> Iterator[Call
         worker.call("unload", name=name)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CASES)
 def test_float32_tokens_equal_transformers(
     family: str, engine: Any, reference: Worker, family_folder: Callable[[str], str], record_property: Any
 ) -> None:
@@ -49,7 +53,7 @@ def test_float32_tokens_equal_transformers(
     assert [answer["token_ids"] for answer in got] == [answer["token_ids"] for answer in expected]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CASES)
 def test_bfloat16_tokens_equal_transformers_up_to_ties(
     family: str, engine: Any, reference: Worker, family_folder: Callable[[str], str], record_property: Any
 ) -> None:
