@@ -12,6 +12,7 @@ from vllm.platforms.interface import Platform, PlatformEnum
 from ascend_patch import npu
 from ascend_patch.patches.attention._layout import KV_BLOCK_SIZE
 from ascend_patch.patches.platform._refusals import refuse
+from ascend_patch.patches.platform.environment import NAMES
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -37,12 +38,7 @@ class NPUPlatform(Platform):
     # Inductor generates Triton code, which does not exist for the NPU.
     simple_compile_backend = "eager"
     additional_env_vars: ClassVar[list[str]] = [
-        "VLLM_ASCEND_AUTOPATCH",
-        "VLLM_ASCEND_PATCH_DISABLE",
-        "VLLM_ASCEND_PATCH_ENABLE",
-        "VLLM_ASCEND_PATCH_MOE_EXCHANGE",
-        "VLLM_ASCEND_PATCH_ONLY",
-        "VLLM_ASCEND_PATCH_STRICT",
+        *NAMES,
         "ASCEND_PATCH_DEVICE",
     ]
 
