@@ -58,11 +58,14 @@ def _engines(vllm_config: VllmConfig) -> str:
     parallel = vllm_config.parallel_config
     if parallel.data_parallel_size_local < 2 or getattr(parallel, "use_ray", False):
         return ""
-    # vLLM shows each engine its own devices alone, as where devices cannot be chosen otherwise, and its worker for GPUs
-    # counts over all of them.
+    from vllm.v1.engine.utils import CoreEngineProcManager
+
+    if "is_cuda_alike" not in CoreEngineProcManager.__init__.__code__.co_names:
+        return ""
     return (
-        f"{parallel.data_parallel_size_local} data-parallel engines of one server do not find their devices yet: leave"
-        " out --data-parallel-size, or run one process per rank with vLLM's VLLM_DP_* variables."
+        f"{parallel.data_parallel_size_local} data-parallel engines of one server need the patch"
+        " worker.data_parallel_devices, which is not in force: 'ascend-patch show worker.data_parallel_devices' says"
+        " why."
     )
 
 

@@ -40,6 +40,11 @@ class Server:
         with urllib.request.urlopen(request, timeout=timeout) as response:
             return json.loads(response.read())
 
+    def get(self, path: str, timeout: float = 30.0) -> str:
+        with urllib.request.urlopen(self.address + path, timeout=timeout) as response:
+            text: str = response.read().decode()
+        return text
+
     def stream(self, path: str, body: dict[str, Any], timeout: float = 120.0) -> Iterator[dict[str, Any]]:
         """The events of a streamed answer."""
         data = json.dumps({**body, "stream": True}).encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.server import free_port
+from tests.end_to_end.server import free_port, serve
 from tests.end_to_end.worker import Worker
+from tests.models.encoders import add_tokenizer
 from tests.models.families import prompts
 
 COUNT = 8
@@ -69,6 +71,35 @@ def ranks(form: str, tmp_path: Path) -> Iterator[Ranks]:
     ranks = Ranks(tmp_path, VLLM_ASCEND_PATCH_MOE_EXCHANGE=form)
     yield ranks
     ranks.close()
+
+
+@pytest.mark.shows("Llama: DP2, vllm serve", table="layouts")
+def test_a_server_of_two_dense_engines(worker: Worker, tmp_path: Path) -> None:
+    """The server deals requests out among its engines: sent at once, both have some."""
+    model = str(tmp_path / "llama")
+    worker.call("make_family", family="llama", folder=model)
+    expected = worker.call("reference_greedy", folder=model, dtype="float32", prompts=prompts(), count=COUNT)
+    add_tokenizer(model)
+    options = ["--data-parallel-size", "2", "--dtype", "float32", "--max-model-len", "512", "--enforce-eager"]
+    options += ["--served-model-name", "llama", "--gpu-memory-utilization", "0.05"]
+    runs = {"HOSTCANN_DEVICES": "2", "XDG_RUNTIME_DIR": str(tmp_path)}
+    with serve(model, tmp_path / "server.log", *options, **runs) as server:
+
+        def ask(prompt: list[int]) -> Any:
+            greedy = {"temperature": 0, "max_tokens": COUNT, "ignore_eos": True, "return_token_ids": True}
+            return server.post("/v1/completions", {"model": "llama", "prompt": prompt, **greedy})["choices"][0][
+                "token_ids"
+            ]
+
+        with ThreadPoolExecutor(8) as threads:
+            found = list(threads.map(ask, prompts() * 2))
+        metrics = server.get("/metrics")
+    counter = re.compile(
+        r'^vllm:request_success_total\{engine="(\d)",.*finished_reason="length".* (\S+)$', re.MULTILINE
+    )
+    served = {engine: float(count) for engine, count in counter.findall(metrics)}
+    assert sum(served.values()) == 8 and set(served) == {"0", "1"} and all(served.values()), served
+    assert found == [answer["token_ids"] for answer in expected] * 2
 
 
 def test_experts_of_two_ranks(form: str, ranks: Ranks, worker: Worker, tmp_path: Path) -> None:

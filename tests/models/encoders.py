@@ -81,9 +81,14 @@ def write(name: str, folder: str) -> None:
     config_class, model_class, options = ENCODERS[name]
     config = getattr(transformers, config_class)(**options)
     torch.manual_seed(SEED)
+    config._attn_implementation = "eager"  # transformers 4 would choose flash attention where torch-npu is installed
     model = getattr(transformers, model_class)(config).float()
     draw(model)
     model.save_pretrained(folder)
-    # vLLM pools with a tokenizer only, also where it is given token ids.
+    add_tokenizer(folder)  # vLLM pools with a tokenizer only, also where it is given token ids
+
+
+def add_tokenizer(folder: str) -> None:
+    """Put all-MiniLM-L6-v2's tokenizer beside a model; small vocabularies are its beginning."""
     for file in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
         shutil.copy(minilm() / file, folder)
