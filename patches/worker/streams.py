@@ -13,7 +13,7 @@ _ALWAYS = (
 )
 
 _SAMPLED = Retarget(f"{_RUNNER}:GPUModelRunner._get_or_create_async_output_copy_stream", names=_TO_NPU, sites=1)
-_POOLED = Retarget(f"{_RUNNER}:AsyncGPUPoolingModelRunnerOutput.__init__", names=_TO_NPU, sites=2)
+_POOLED = Retarget(f"{_RUNNER}:AsyncGPUPoolingModelRunnerOutput.__init__", names=_TO_NPU, sites=1)
 
 PATCH = Patch(
     id="worker.streams",
