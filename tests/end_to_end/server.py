@@ -18,8 +18,8 @@ from typing import Any
 
 from tests.end_to_end.worker import overlay_environment
 
-START_LIMIT = 180.0
-STOP_LIMIT = 60.0
+START_LIMIT = 400.0
+STOP_LIMIT = 120.0
 
 
 @dataclass

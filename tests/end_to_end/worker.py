@@ -74,7 +74,7 @@ class Worker:
         self._buffer = b""
         self._closing_at = 0
 
-    def call(self, function: str, timeout: float = 240.0, **arguments: Any) -> Any:
+    def call(self, function: str, timeout: float = 600.0, **arguments: Any) -> Any:
         """Run `function(**arguments)` there and return what it returns (JSON types).
 
         Raises:
