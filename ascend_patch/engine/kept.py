@@ -18,7 +18,7 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -127,7 +127,7 @@ def _write(path: Path, *parts: object) -> None:
         with os.fdopen(handle, "wb") as file:
             for part in parts:
                 pickler = pickle.Pickler(file, protocol=5)
-                pickler.dispatch_table = {MappingProxyType: lambda mapping: (_frozen, (dict(mapping),))}
+                pickler.dispatch_table = _REDUCERS
                 pickler.dump(part)
         Path(draft).replace(path)
     except BaseException:
@@ -137,6 +137,13 @@ def _write(path: Path, *parts: object) -> None:
 
 def _frozen(entries: dict[Any, Any]) -> Mapping[Any, Any]:
     return MappingProxyType(entries)
+
+
+# Mapping proxies cannot be pickled, and Python 3.11 before 3.11.4 pickles members of enumerations by way of `getattr`.
+_REDUCERS: dict[type, Callable[[Any], tuple[Any, ...]]] = {
+    MappingProxyType: lambda mapping: (_frozen, (dict(mapping),)),
+    vocabulary.State: lambda state: (vocabulary.State, (state.value,)),
+}
 
 
 class _Unpickler(pickle.Unpickler):
