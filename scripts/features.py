@@ -40,6 +40,18 @@ def table(name: str, title: str, runs: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def merged(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One entry per version, oldest first; of runs of the same version a later one counts for what it tested."""
+    versions: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        known = versions.setdefault(run["vllm"], {"vllm": run["vllm"], "commit": run["commit"], "tables": {}})
+        if run["commit"] not in known["commit"].split(" and "):
+            known["commit"] += f" and {run['commit']}"
+        for name, features in run["tables"].items():
+            known["tables"].setdefault(name, {}).update(features)
+    return sorted(versions.values(), key=lambda run: [int(part) for part in run["vllm"].split(".")])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, help="what the runs wrote with --results")
