@@ -56,8 +56,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, help="what the runs wrote with --results")
     arguments = parser.parse_args()
-    runs = [json.loads(path.read_text("utf-8")) for path in arguments.folder.glob("*.json")]
-    runs.sort(key=lambda run: [int(part) for part in run["vllm"].split(".")])
+    files = sorted(arguments.folder.rglob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+    runs = merged([json.loads(path.read_text("utf-8")) for path in files])
     tables = [table(name, title, runs) for name, title in TABLES.items()]
     commits = ", ".join(f"{run['vllm']} at {run['commit']}" for run in runs)
     readme.put(
