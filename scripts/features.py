@@ -61,7 +61,9 @@ def main() -> None:
     tables = [table(name, title, runs) for name, title in TABLES.items()]
     commits = ", ".join(f"{run['vllm']} at {run['commit']}" for run in runs)
     readme.put(
-        "features", "\n".join(filter(None, tables)) + f"\nTests of one run per version, on hostcann: {commits}.\n"
+        "features",
+        "\n".join(filter(None, tables))
+        + f"\nWhat the last run of each feature's tests said, on hostcann: {commits}.\n",
     )
 
 
