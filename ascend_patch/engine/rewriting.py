@@ -33,7 +33,7 @@ def resolve(patch: Patch, rewrite: Rewrite) -> Resolved:
         return Resolved(patch, rewrite, dereference(rewrite.by, patch.module))
     if isinstance(rewrite, Register):
         value = rewrite.value if rewrite.literal else dereference(rewrite.value, patch.module)
-        key = dereference(rewrite.key, patch.module) if ":" in rewrite.key else rewrite.key
+        key = dereference(rewrite.key, patch.module) if rewrite.key_by_reference else rewrite.key
         return Resolved(patch, rewrite, value, key)
     return Resolved(patch, rewrite)
 

@@ -104,7 +104,6 @@ class Register(Rewrite):
 
     `value` is a reference, resolved when the target's module has executed;
     with ``literal=True`` it is the text itself (for registries of dotted names).
-    A `key` with a colon in it is a reference too (for keys that are enum members).
     `key` is text, or with ``key_by_reference=True`` a reference (for mappings
     whose keys are enum members).
     """
