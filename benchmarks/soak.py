@@ -109,6 +109,7 @@ async def watch(until: float, samples: list[dict[str, int]]) -> None:
 
 
 async def soak(folder: str, arguments: argparse.Namespace) -> int:
+    before = shared_memory()
     prompts = pool(arguments.seed)
     expected = references(folder, prompts)
     from vllm.engine.arg_utils import AsyncEngineArgs
@@ -133,12 +134,14 @@ async def soak(folder: str, arguments: argparse.Namespace) -> int:
     taken = time.monotonic() - begun
     left = await unfinished(engine)
     engine.shutdown()
+    # Others on this machine may have added some: shown, not judged.
+    segments = sorted(shared_memory() - before)
     settled = samples[int(len(samples) * SETTLED_AFTER)] if samples else {}
     growth = {name: samples[-1].get(name, 0) / size for name, size in settled.items()}
     print(f"{taken / 60:.1f} minutes, tensor parallel size {arguments.tensor_parallel_size}: {dict(seen)}")
     for name, size in settled.items():
         print(f"  {name}: {size >> 20} MiB when settled, {samples[-1].get(name, 0) >> 20} MiB at the end")
-    print(f"  left in the engine: {left}; in /dev/shm of ours: {shared_memory()}")
+    print(f"  left in the engine: {left}; new in /dev/shm: {segments}")
     grown = [name for name, ratio in growth.items() if ratio > ALLOWED_GROWTH]
     failures = [f"{seen[kind]} {kind}" for kind in ("wrong", "too short") if seen[kind]]
     failures += [f"grown: {name}" for name in grown] + ([f"{left} unfinished"] if left else [])
@@ -156,8 +159,8 @@ async def unfinished(engine: Any) -> int:
     return count
 
 
-def shared_memory() -> list[str]:
-    return sorted(path.name for path in Path("/dev/shm").glob("hostcann*"))
+def shared_memory() -> set[str]:
+    return {path.name for path in Path("/dev/shm").iterdir()}
 
 
 def main() -> None:

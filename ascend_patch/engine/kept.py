@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import importlib.util
 import io
 import os
 import pickle
@@ -178,7 +177,7 @@ def _own(folders: Iterable[str]) -> Iterator[str]:
 def _functions(plan: Plan) -> Iterator[str]:
     """The files whose contents are in the fingerprint."""
     for module in {name for decision in plan.accepted for name in plans.modules_of(decision)}:
-        spec = importlib.util.find_spec(module)
+        spec = plans.spec_of(module)
         if spec is not None and spec.origin:
             yield spec.origin
 
@@ -193,6 +192,7 @@ def _installed(known: Registry) -> dict[str, str | None]:
 
 
 def _remove_oldest(folder: Path) -> None:
-    plans = sorted(folder.glob("*.plan"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    for path in plans[MOST_PLANS:]:
+    """Plans, and drafts of processes that were killed while they wrote."""
+    newest_first = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    for path in newest_first[MOST_PLANS:]:
         path.unlink(missing_ok=True)

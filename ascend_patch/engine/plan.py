@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.machinery import ModuleSpec
 from typing import NamedTuple
 
 from .registry import Registry, references
@@ -207,12 +208,17 @@ def modules_of(decision: Decision) -> list[str]:
     return sorted(modules - {""})
 
 
-def _source_digest(module: str) -> bytes:
+def spec_of(module: str) -> ModuleSpec | None:
+    """Where a module comes from; nothing is imported but the packages around it."""
     known = sys.modules.get(module)
     try:
-        spec = known.__spec__ if known is not None else importlib.util.find_spec(module)
+        return known.__spec__ if known is not None else importlib.util.find_spec(module)
     except (ImportError, ValueError, AttributeError):
-        spec = None
+        return None
+
+
+def _source_digest(module: str) -> bytes:
+    spec = spec_of(module)
     if spec is None or not spec.origin or spec.loader is None or not hasattr(spec.loader, "get_data"):
         return b""
     return hashlib.sha256(spec.loader.get_data(spec.origin)).digest()

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from ascend_patch.engine.vocabulary import Expiry, Patch, Register, Replace, Variant
+from ascend_patch.patches.attention._registering import backend
 
 _PACKAGE = "ascend_patch.patches.attention"
 
 
-def _backend(registry: str, backend: str) -> Register:
-    return Register(
-        f"{registry}:_ATTN_OVERRIDES",
-        key=f"{registry}:AttentionBackendEnum.TRITON_MLA",
-        key_by_reference=True,
-        value=backend,
-        literal=True,
-    )
+def _backend(registry: str, path: str) -> Register:
+    return backend(registry, "TRITON_MLA", path)
 
 
 _DRIVING = f"{_PACKAGE}._latent_driver.DrivingLatentBackend"

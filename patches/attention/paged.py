@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from ascend_patch.engine.vocabulary import Expiry, Patch, Register, Variant
+from ascend_patch.patches.attention._registering import backend
 
 _SHAPED = "ascend_patch.patches.attention._shaped.ShapedCacheBackend"
 _SPECIFIED = "ascend_patch.patches.attention._specified.SpecifiedCacheBackend"
 
 
-def _backend(registry: str, backend: str) -> Register:
-    return Register(
-        f"{registry}:_ATTN_OVERRIDES",
-        key=f"{registry}:AttentionBackendEnum.CUSTOM",
-        key_by_reference=True,
-        value=backend,
-        literal=True,
-    )
+def _backend(registry: str, path: str) -> Register:
+    return backend(registry, "CUSTOM", path)
 
 
 PATCH = Patch(

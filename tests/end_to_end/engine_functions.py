@@ -141,11 +141,11 @@ def make_encoder(encoder: str, folder: str) -> None:
     encoders.write(encoder, folder)
 
 
-def reference_hidden_states(folder: str, prompts: list[list[int]]) -> list[list[list[float]]]:
+def reference_hidden_states(folder: str, prompts: list[list[int]], **changes: Any) -> list[list[list[float]]]:
     """See `tests.models.reference.hidden_states`."""
     from tests.models import reference
 
-    return reference.hidden_states(folder, prompts)
+    return reference.hidden_states(folder, prompts, **changes)
 
 
 def reference_class_logits(folder: str, prompts: list[Any]) -> list[list[float]]:

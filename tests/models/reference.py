@@ -50,12 +50,14 @@ def logits(folder: str, dtype: str, tokens: list[int], **changes: Any) -> list[l
     return rows
 
 
-def hidden_states(folder: str, prompts: list[list[int]]) -> list[list[list[float]]]:
+def hidden_states(folder: str, prompts: list[list[int]], **changes: Any) -> list[list[list[float]]]:
     """The last layer's hidden states of each prompt in float32, ``[tokens][hidden size]``, one prompt at a time."""
     import torch
-    from transformers import AutoModel
+    from transformers import AutoConfig, AutoModel
 
-    model = AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    config = AutoConfig.from_pretrained(folder, **changes)
+    options = {"config": config, "dtype": torch.float32, "attn_implementation": "eager"}
+    model = AutoModel.from_pretrained(folder, **options).eval()
     with torch.no_grad():
         return [model(torch.tensor([prompt])).last_hidden_state[0].tolist() for prompt in prompts]
 
