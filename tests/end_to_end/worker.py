@@ -14,8 +14,11 @@ import signal
 import subprocess
 import sys
 import time
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from tests.end_to_end.preloaded import ForkedProcess, Preloaded
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 # What a process says on its way out when something was not cleaned up.
@@ -56,21 +59,38 @@ def complaints(log: str) -> list[str]:
     return [line for line in log.splitlines() if COMPLAINTS.search(line) and not STOCK_COMPLAINTS.search(line)]
 
 
+@lru_cache(maxsize=1)
+def preloaded() -> Preloaded:
+    """The process of this test process from which workers fork."""
+    return Preloaded(overlay_environment())
+
+
+def own(environment: dict[str, str], log: IO[str]) -> subprocess.Popen[bytes]:
+    """A worker that starts from nothing."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.end_to_end.worker_main"],
+        cwd=CHECKOUT,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        start_new_session=True,  # so that it can be killed with the processes it started
+    )
+
+
 class Worker:
-    """One such process. `call` runs a function of `tests.end_to_end.engine_functions` in it."""
+    """One such process. `call` runs a function of `tests.end_to_end.engine_functions` or `layer_functions` in it."""
 
     def __init__(self, log_file: Path, **environment: str) -> None:
         self.log_file = log_file
         self._log = log_file.open("w", encoding="utf-8")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.end_to_end.worker_main"],
-            cwd=CHECKOUT,
-            env=overlay_environment(**environment),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            start_new_session=True,  # so that it can be killed with the processes it started
-        )
+        variables = overlay_environment(**environment)
+        parent = preloaded()
+        self.process: subprocess.Popen[bytes] | ForkedProcess
+        if parent.may_fork(variables):
+            self.process = parent.fork(variables, self._log.fileno())
+        else:
+            self.process = own(variables, self._log)
         self._buffer = b""
         self._closing_at = 0
 

@@ -1,4 +1,4 @@
-"""The other side of `worker.Worker`: reads requests, runs `engine_functions`, writes answers."""
+"""The other side of `worker.Worker`: reads requests, runs `engine_functions` and `layer_functions`, writes answers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ def main() -> None:
     # Answers go to the pipe alone: whatever libraries print is sent to the log.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    from tests.end_to_end import engine_functions
+    from tests.end_to_end import engine_functions, layer_functions
 
+    functions = {**vars(engine_functions), **vars(layer_functions)}
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            value = getattr(engine_functions, request["function"])(**request["arguments"])
+            value = functions[request["function"]](**request["arguments"])
             answer = json.dumps({"value": value})
         except Exception:
             traceback.print_exc()
