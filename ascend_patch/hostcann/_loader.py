@@ -37,8 +37,7 @@ def load() -> None:
         if "torch_npu._C" in sys.modules:
             raise HostCannError("hostcann.load() came too late: torch_npu is imported already")
         folder = _build.build()
-        # Operators must launch on the calling thread: torch-npu's queue thread would run them out of order with the
-        # aten fallback, which runs at once.
+        # torch-npu's queue thread buys nothing here: the aten fallback runs in the caller's thread and waits for it.
         os.environ.setdefault("TASK_QUEUE_ENABLE", "0")
         # vLLM takes all but one thread away from torch unless it finds this set; here torch's threads are the device.
         os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))

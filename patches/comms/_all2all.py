@@ -17,6 +17,8 @@ logger = init_logger("vllm.ascend_patch.comms")
 
 # On A2 CANN 8.5 documents the operators for two servers and more; the documents of later ones name two devices.
 _FEWEST_RANKS_ON_A2 = 16
+# The method that gathers tokens with their router's logits: up to vLLM 0.14 there is no other.
+_DISPATCH = "dispatch_router_logits" if hasattr(AgRsAll2AllManager, "dispatch_router_logits") else "dispatch"
 
 
 class NPUAll2AllManager(AgRsAll2AllManager):
@@ -47,7 +49,7 @@ class NPUAll2AllManager(AgRsAll2AllManager):
             logger.info("Tokens reach the experts of %d ranks within MoeDistributeDispatchV2.", self._ranks.size)
         return self._ranks
 
-    def dispatch_router_logits(
+    def _dispatch(
         self,
         hidden_states: Any,
         router_logits: Any,
@@ -70,7 +72,8 @@ class NPUAll2AllManager(AgRsAll2AllManager):
             ):
                 self.fused_tokens = tokens
                 return hidden_states, router_logits
-        return super().dispatch_router_logits(hidden_states, router_logits, is_sequence_parallel, extra_tensors)
+        extra = () if extra_tensors is None else (extra_tensors,)
+        return getattr(super(), _DISPATCH)(hidden_states, router_logits, is_sequence_parallel, *extra)
 
     def combine(self, hidden_states: Any, is_sequence_parallel: bool = False) -> Any:
         """The own tokens' answers: already there behind the operators, otherwise added up and scattered."""
@@ -78,3 +81,6 @@ class NPUAll2AllManager(AgRsAll2AllManager):
             self.fused_tokens = 0
             return hidden_states
         return super().combine(hidden_states, is_sequence_parallel)
+
+
+setattr(NPUAll2AllManager, _DISPATCH, NPUAll2AllManager._dispatch)

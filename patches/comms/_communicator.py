@@ -23,10 +23,10 @@ class NPUCommunicator(DeviceCommunicatorBase):
 
         manager = NPUAll2AllManager(self.cpu_group, self.device_group)
         self.all2all_manager = manager
-        # The manager's own methods, whose arguments differ from one vLLM to the next.
-        self.dispatch = manager.dispatch
-        self.combine = manager.combine
-        self.dispatch_router_logits = manager.dispatch_router_logits
+        # The manager's own methods, whose names and arguments differ from one vLLM to the next.
+        for name in ("dispatch", "dispatch_router_logits", "combine"):
+            if hasattr(manager, name):
+                setattr(self, name, getattr(manager, name))
 
     def all_gatherv(self, input_: Any, dim: int = 0, sizes: list[int] | None = None) -> Any:
         """The rows of all ranks of a tensor, or of each tensor of a list.

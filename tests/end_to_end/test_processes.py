@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from tests.end_to_end.conftest import Engine
 from tests.end_to_end.server import serve
 from tests.end_to_end.worker import Worker, complaints, overlay_environment
+from tests.models.families import prompts
 
 pytestmark = [pytest.mark.engine_process, pytest.mark.shows("vllm serve, engine processes")]
 CLI = str(Path(sys.executable).with_name("ascend-patch"))
@@ -32,6 +35,25 @@ def test_engine_core_in_its_own_process(tmp_path: Path, demo_model_folder: Path)
     assert [answer["token_ids"] for answer in got] == [record["token_ids"][:12] for record in records]
     assert code == 0, worker.log_tail()
     assert worker.complaints() == []
+
+
+@pytest.mark.shows("torch-npu's task queue")
+def test_launches_from_torch_npus_task_queue(
+    tmp_path: Path, tiny_llama: str, tiny_engine: Callable[..., Engine]
+) -> None:
+    """On an NPU the queue is on unless switched off; its thread launches outside the caller's inference mode."""
+    seeded = {"temperature": 1, "top_k": 20, "top_p": 0.9, "seed": 5, "max_tokens": 8, "detokenize": False}
+    each = [{**seeded, "temperature": 0}, seeded]
+    expected = tiny_engine().generate(prompts()[:2], each)
+    queued = Worker(tmp_path / "worker.log", TASK_QUEUE_ENABLE="1")
+    try:
+        queued.call("load", name="tiny", model=tiny_llama, dtype="float32", skip_tokenizer_init=True)
+        got = queued.call("generate", name="tiny", prompts=prompts()[:2], params=each)
+    finally:
+        code = queued.close()
+    assert [answer["token_ids"] for answer in got] == [answer["token_ids"] for answer in expected]
+    assert code == 0, queued.log_tail()
+    assert queued.complaints() == []
 
 
 def test_server(tmp_path: Path, demo_model_folder: Path) -> None:

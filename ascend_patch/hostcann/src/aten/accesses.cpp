@@ -50,7 +50,7 @@ void check_order(const char* name, c10::DeviceIndex device, const std::vector<Ac
 }
 
 void settle_current_stream(c10::DeviceIndex device) {
-  if (C10_LIKELY(!work_is_pending())) return;
+  if (C10_LIKELY(!work_is_pending() && !task_queue_is_on())) return;
   TORCH_CHECK(settle(current_stream(device)) == kSuccess, last_message());
 }
 

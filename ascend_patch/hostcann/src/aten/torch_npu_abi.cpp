@@ -5,6 +5,9 @@
 #include <c10/core/Stream.h>
 #include <dlfcn.h>
 
+#include <cstdlib>
+#include <cstring>
+
 namespace hostcann::aten {
 namespace {
 
@@ -89,13 +92,21 @@ const at::Generator& default_generator(c10::Device device) {
   return get_generator(device.index());
 }
 
+bool task_queue_is_on() {
+  static const bool on = [] {
+    const char* const value = std::getenv("TASK_QUEUE_ENABLE");
+    return value == nullptr || std::strcmp(value, "0") != 0;
+  }();
+  return on;
+}
+
 void* current_stream(c10::DeviceIndex device) {
   static const auto get_stream = find<GetCurrentStream>("_ZN7c10_npu19getCurrentNPUStreamEa");
   static const auto get_handle = find<GetHandle>("_ZNK7c10_npu9NPUStream6streamEb");
   TORCH_CHECK(get_stream != nullptr && get_handle != nullptr,
               "hostcann: this torch-npu does not export getCurrentNPUStream; HOSTCANN_STREAMS=inorder works without");
   const NpuStream stream = get_stream(device);
-  return get_handle(&stream, false);
+  return get_handle(&stream, task_queue_is_on());
 }
 
 }  // namespace hostcann::aten

@@ -43,7 +43,11 @@ c10::intrusive_ptr<c10::StorageImpl> make_npu_storage(c10::DataPtr data, size_t 
 // torch-npu 2.9 to 2.11 do not implement it.)
 const at::Generator& default_generator(c10::Device device);
 
-// The aclrtStream that is current on the calling thread for this device.
+// Whether torch-npu launches operators from a thread of its own (TASK_QUEUE_ENABLE, which it takes for 1 if not set).
+bool task_queue_is_on();
+
+// The aclrtStream that is current on the calling thread for this device, once all that waits in torch-npu's task queue
+// for it has been launched: the fallback runs in the caller's thread and must not overtake it.
 void* current_stream(c10::DeviceIndex device);
 
 }  // namespace hostcann::aten

@@ -1,5 +1,7 @@
 #include "opapi/operator.h"
 
+#include <ATen/core/LegacyTypeDispatch.h>
+
 #include <cstdio>
 #include <cstring>
 #include <exception>
@@ -216,7 +218,12 @@ aclError Call::finish(uint64_t* workspace_size, aclOpExecutor** executor, std::f
   if (workspace_size == nullptr || executor == nullptr) {
     return fail(kAclnnNullPointer, "%s: workspaceSize and executor must not be null", table_.name);
   }
-  auto* result = new aclOpExecutor{table_.name, std::move(compute), {}};
+  // torch-npu's task queue launches in a thread of its own, which is not in the caller's inference mode.
+  auto without_autograd = [compute = std::move(compute)] {
+    const at::AutoDispatchBelowADInplaceOrView below_autograd;
+    compute();
+  };
+  auto* result = new aclOpExecutor{table_.name, std::move(without_autograd), {}};
   if (accesses_are_checked()) {
     for (const Argument& argument : arguments_) {
       if (argument.tensor == nullptr || element_count(*argument.tensor) == 0) continue;
