@@ -38,6 +38,7 @@ _MODULES = {
     "norm": ("add_rms_norm", "gemma_rms_norm", "rms_norm"),
     "rotary": ("rotary_embedding", "rotary_embedding_supports"),
     "sampling": ("top_k_top_p",),
+    "virtual_memory": ("Segment", "SegmentPool", "virtual_memory_refuses"),
     "weights": ("format_cast_nz",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
@@ -45,6 +46,8 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [
     "Ranks",
     "Received",
+    "Segment",
+    "SegmentPool",
     "Stream",
     "add_rms_norm",
     "all_gather_rows",
@@ -88,6 +91,7 @@ __all__ = [
     "varlen_attention",
     "varlen_attention_supports",
     "vector_core_count",
+    "virtual_memory_refuses",
 ]
 
 if TYPE_CHECKING:
@@ -136,6 +140,7 @@ if TYPE_CHECKING:
     from ascend_patch.npu.norm import add_rms_norm, gemma_rms_norm, rms_norm
     from ascend_patch.npu.rotary import rotary_embedding, rotary_embedding_supports
     from ascend_patch.npu.sampling import top_k_top_p
+    from ascend_patch.npu.virtual_memory import Segment, SegmentPool, virtual_memory_refuses
     from ascend_patch.npu.weights import format_cast_nz
 
 

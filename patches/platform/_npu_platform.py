@@ -11,7 +11,7 @@ from vllm.platforms.interface import Platform, PlatformEnum
 
 from ascend_patch import npu
 from ascend_patch.patches.attention._layout import KV_BLOCK_SIZE
-from ascend_patch.patches.platform._refusals import refuse
+from ascend_patch.patches.platform._refusals import refuse, sleep_mode_refuses
 from ascend_patch.patches.platform.environment import NAMES
 
 if TYPE_CHECKING:
@@ -87,7 +87,14 @@ class NPUPlatform(Platform):
         return True
 
     def is_sleep_mode_available(self) -> bool:
-        return False
+        """Asked only where a user wants sleep mode.
+
+        Raises:
+            ValueError: why there is none here, and what to do.
+        """
+        if reason := sleep_mode_refuses():
+            raise ValueError(f"Sleep mode: {reason}")
+        return True
 
     def is_cumem_allocator_available(self) -> bool:
         return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ascend_patch import npu
 from ascend_patch.patches.comms._forms import chosen_form
 
 if TYPE_CHECKING:
@@ -29,6 +30,24 @@ def refuse(vllm_config: VllmConfig) -> None:
     ):
         if reason:
             raise ValueError(reason)
+
+
+def sleep_mode_refuses() -> str:
+    """Why the engine could not sleep, or ""."""
+    import vllm.device_allocator as allocators
+
+    holder, name = allocators, "get_mem_allocator_instance"
+    if not hasattr(holder, name):  # up to vLLM 0.22
+        from vllm.device_allocator import cumem
+
+        holder, name = cumem.CuMemAllocator, "get_instance"
+    if not _is_ours(holder, name):
+        return (
+            "it needs the patch worker.sleep_mode, which is not in force: 'ascend-patch show worker.sleep_mode' says"
+            " why."
+        )
+    reason = npu.virtual_memory_refuses()
+    return reason and f"{reason}: leave --enable-sleep-mode out."
 
 
 def _state_space(vllm_config: VllmConfig) -> str:
@@ -114,5 +133,5 @@ def _drafting(vllm_config: VllmConfig) -> str:
 
 
 def _is_ours(module: object, *names: str) -> bool:
-    functions = (vars(module).get(name) for name in names)
+    functions = (getattr(module, name, None) for name in names)
     return any((getattr(function, "__module__", None) or "").startswith("ascend_patch.") for function in functions)

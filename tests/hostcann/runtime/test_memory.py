@@ -144,17 +144,20 @@ def test_expandable_segments_grow_and_shrink(run: Any) -> None:
     assert "ok" in out
 
 
-def test_physical_memory_keeps_its_contents_when_it_is_mapped_elsewhere(acl: ctypes.CDLL) -> None:
-    class Properties(ctypes.Structure):
-        _fields_ = [
-            ("handle", ctypes.c_int),
-            ("allocation", ctypes.c_int),
-            ("attribute", ctypes.c_int),
-            ("device", ctypes.c_uint32),
-            ("location", ctypes.c_int),
-            ("reserved", ctypes.c_uint64),
-        ]
+class Properties(ctypes.Structure):
+    """aclrtPhysicalMemProp."""
 
+    _fields_ = [
+        ("handle", ctypes.c_int),
+        ("allocation", ctypes.c_int),
+        ("attribute", ctypes.c_int),
+        ("device", ctypes.c_uint32),
+        ("location", ctypes.c_int),
+        ("reserved", ctypes.c_uint64),
+    ]
+
+
+def test_physical_memory_keeps_its_contents_when_it_is_mapped_elsewhere(acl: ctypes.CDLL) -> None:
     size = ctypes.c_size_t(2 * MIB)
     first, second, handle = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p()
     for address in (first, second):
@@ -177,3 +180,33 @@ def test_physical_memory_keeps_its_contents_when_it_is_mapped_elsewhere(acl: cty
     assert free_bytes(acl) == before
     for address in (first, second):
         assert acl.aclrtReleaseMemAddress(address) == 0
+
+
+INVALID = 107000
+
+
+def test_virtual_memory_refuses_what_is_documented_as_reserved(acl: ctypes.CDLL) -> None:
+    """CANN runtime: aclrtReserveMemAddress.md, aclrtMallocPhysical.md, aclrtMapMem.md, aclrtFreePhysical.md."""
+    size, zero, no_flags, flags = ctypes.c_size_t(2 * MIB), ctypes.c_size_t(0), ctypes.c_uint64(0), ctypes.c_uint64(1)
+    address, handle = ctypes.c_void_p(), ctypes.c_void_p()
+    before = free_bytes(acl)
+
+    def allocate(properties: Properties, flags: ctypes.c_uint64 = no_flags) -> int:
+        return int(acl.aclrtMallocPhysical(ctypes.byref(handle), size, ctypes.byref(properties), flags))
+
+    assert acl.aclrtReserveMemAddress(ctypes.byref(address), zero, zero, None, no_flags) == INVALID
+    assert acl.aclrtReserveMemAddress(ctypes.byref(address), size, ctypes.c_size_t(4096), None, no_flags) == INVALID
+    assert allocate(Properties(0, 0, 4, 0, 1, 0), flags) == INVALID
+    assert allocate(Properties(1, 0, 4, 0, 1, 0)) == INVALID
+    assert allocate(Properties(0, 1, 4, 0, 1, 0)) == INVALID
+    assert acl.aclrtReserveMemAddress(ctypes.byref(address), size, zero, None, no_flags) == 0
+    assert allocate(Properties(0, 0, 4, 0, 1, 0)) == 0
+    assert acl.aclrtMapMem(address, ctypes.c_size_t(MIB), zero, handle, no_flags) == INVALID
+    assert acl.aclrtMapMem(address, size, ctypes.c_size_t(MIB), handle, no_flags) == INVALID
+    assert acl.aclrtMapMem(address, size, zero, handle, flags) == INVALID
+    assert acl.aclrtMapMem(address, size, zero, handle, no_flags) == 0
+    assert acl.aclrtFreePhysical(handle) == INVALID, "it is still mapped"
+    assert acl.aclrtUnmapMem(address) == 0
+    assert acl.aclrtFreePhysical(handle) == 0
+    assert acl.aclrtReleaseMemAddress(address) == 0
+    assert free_bytes(acl) == before

@@ -19,7 +19,6 @@ struct Physical {
   size_t bytes;
   int device;
   int mappings;
-  bool freed;  // aclrtFreePhysical was called while still mapped
 };
 
 struct VirtualMemory {
@@ -46,8 +45,14 @@ void release(Physical* physical) {
 
 using namespace hostcann;
 
-ACL_API aclError aclrtReserveMemAddress(void** address, size_t bytes, size_t /*alignment*/, void* /*expected*/,
+// Constraints: CANN runtime, aclrtReserveMemAddress.md, aclrtMallocPhysical.md, aclrtMapMem.md, aclrtFreePhysical.md.
+ACL_API aclError aclrtReserveMemAddress(void** address, size_t bytes, size_t alignment, void* expected,
                                         uint64_t /*flags*/) {
+  if (address == nullptr || bytes == 0) return fail(kRtParamInvalid, "aclrtReserveMemAddress: no address or no bytes");
+  if (alignment != 0) return fail(kRtParamInvalid, "aclrtReserveMemAddress: alignment is reserved and must be 0");
+  if (expected != nullptr) {
+    return fail(kRtFeatureNotSupported, "aclrtReserveMemAddress: a start address of one's own is not modelled");
+  }
   const size_t size = round_up(bytes);
   // Ask for one granule more, so that the start can be aligned.
   void* const raw = mmap(nullptr, size + kGranularity, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -93,9 +98,13 @@ struct PhysicalProperties {
 }  // namespace
 
 ACL_API aclError aclrtMallocPhysical(void** handle, size_t bytes, const PhysicalProperties* properties,
-                                     uint64_t /*flags*/) {
+                                     uint64_t flags) {
   constexpr int kOnDevice = 1;
   if (handle == nullptr || properties == nullptr) return fail(kRtParamInvalid, "aclrtMallocPhysical: null pointer");
+  if (flags != 0) return fail(kRtParamInvalid, "aclrtMallocPhysical: flags are reserved and must be 0");
+  if (properties->handle_type != 0 || properties->allocation_type != 0) {
+    return fail(kRtParamInvalid, "aclrtMallocPhysical: only HANDLE_TYPE_NONE and ALLOCATION_TYPE_PINNED exist");
+  }
   if (properties->location_type != kOnDevice) {
     return fail(kRtFeatureNotSupported, "aclrtMallocPhysical: only device memory is modelled");
   }
@@ -117,7 +126,7 @@ ACL_API aclError aclrtMallocPhysical(void** handle, size_t bytes, const Physical
     discharge(device, bytes);
     return fail(kRtMemoryAllocation, "aclrtMallocPhysical: the host refuses %zu bytes", bytes);
   }
-  *handle = new Physical{file, bytes, device, 0, false};
+  *handle = new Physical{file, bytes, device, 0};
   return kSuccess;
 }
 
@@ -126,16 +135,18 @@ ACL_API aclError aclrtFreePhysical(void* handle) {
   if (physical == nullptr) return fail(kRtParamInvalid, "aclrtFreePhysical: null handle");
   VirtualMemory& all = memory();
   std::lock_guard lock(all.mutex);
-  physical->freed = true;
-  if (physical->mappings == 0) release(physical);
+  if (physical->mappings != 0) {
+    return fail(kRtParamInvalid, "aclrtFreePhysical: the memory is mapped; aclrtUnmapMem comes first");
+  }
+  release(physical);
   return kSuccess;
 }
 
-ACL_API aclError aclrtMapMem(void* address, size_t bytes, size_t offset, void* handle, uint64_t /*flags*/) {
+ACL_API aclError aclrtMapMem(void* address, size_t bytes, size_t offset, void* handle, uint64_t flags) {
   auto* const physical = static_cast<Physical*>(handle);
   if (address == nullptr || physical == nullptr) return fail(kRtParamInvalid, "aclrtMapMem: null pointer");
-  if (offset != 0) return fail(kRtParamInvalid, "aclrtMapMem: offset must be 0");
-  if (bytes > physical->bytes) {
+  if (offset != 0 || flags != 0) return fail(kRtParamInvalid, "aclrtMapMem: offset and flags must be 0");
+  if (bytes != physical->bytes) {
     return fail(kRtParamInvalid, "aclrtMapMem: %zu bytes wanted, %zu allocated", bytes, physical->bytes);
   }
   VirtualMemory& all = memory();
@@ -167,6 +178,6 @@ ACL_API aclError aclrtUnmapMem(void* address) {
   const auto found = all.mapped.find(address);
   Physical* const physical = found->second;
   all.mapped.erase(found);
-  if (--physical->mappings == 0 && physical->freed) release(physical);
+  --physical->mappings;
   return kSuccess;
 }
