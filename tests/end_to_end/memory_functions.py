@@ -36,3 +36,47 @@ def weight_addresses(name: str) -> Any:
         return [parameter.data_ptr() for parameter in worker.model_runner.model.parameters()]
 
     return ENGINES[name].collective_rpc(run)[0]
+
+
+def memory_in_use() -> dict[str, int]:
+    """Bytes of tensors on the device, bytes that the device has lent, and the process's resident set."""
+    import gc
+    from pathlib import Path
+
+    import torch
+
+    gc.collect()
+    torch.npu.empty_cache()
+    free, total = torch.npu.mem_get_info()
+    status = Path("/proc/self/status").read_text()
+    resident = int(status.partition("VmRSS:")[2].split()[0]) << 10
+    return {"tensors": int(torch.npu.memory_allocated()), "device": total - free, "resident": resident}
+
+
+def write_other_weights(folder: str, to: str) -> None:
+    """A copy of a model that prefers what the other one likes least."""
+    import shutil
+    from pathlib import Path
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, to)
+    (file,) = Path(to).glob("*.safetensors")
+    weights = load_file(file)
+    weights["lm_head.weight"] = -weights["lm_head.weight"]
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+def replace_weights(name: str, folder: str) -> None:
+    """Give an engine other weights while it runs, as RL trainers do, and forget what it cached with the old ones."""
+
+    def run(worker: Any) -> None:
+        from pathlib import Path
+
+        from safetensors.torch import load_file
+
+        (file,) = Path(folder).glob("*.safetensors")
+        worker.model_runner.model.load_weights(load_file(file).items())
+
+    ENGINES[name].collective_rpc(run)
+    assert ENGINES[name].reset_prefix_cache() is not False

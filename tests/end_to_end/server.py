@@ -37,8 +37,11 @@ class Server:
     def post(self, path: str, body: dict[str, Any], timeout: float = 120.0) -> Any:
         data = json.dumps(body).encode()
         request = urllib.request.Request(self.address + path, data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=timeout) as response:
-            return json.loads(response.read())
+        try:
+            with urllib.request.urlopen(request, timeout=timeout) as response:
+                return json.loads(response.read())
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{path}: {error}: {error.read().decode(errors='replace')}") from None
 
     def get(self, path: str, timeout: float = 30.0) -> str:
         with urllib.request.urlopen(self.address + path, timeout=timeout) as response:
@@ -68,10 +71,10 @@ class Server:
                 time.sleep(0.3)
         raise AssertionError(f"vllm serve was not ready after {START_LIMIT:.0f} s\n{self.log()[-6000:]}")
 
-    def stop(self) -> int:
-        """Ctrl-C, then wait; a server that does not end is killed and fails the test."""
+    def stop(self, number: int = signal.SIGINT) -> int:
+        """Ctrl-C or another signal, then wait; a server that does not end is killed and fails the test."""
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
+            self.process.send_signal(number)
         try:
             self.exit_code = self.process.wait(STOP_LIMIT)
         except subprocess.TimeoutExpired:
