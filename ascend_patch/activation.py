@@ -10,7 +10,6 @@ import logging
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -31,17 +30,17 @@ START_GATES = ("vllm.engine.arg_utils",)
 RIVAL = "vllm-ascend"
 
 
-@dataclass
 class _Activation:
     """This process's state."""
 
-    lock: threading.RLock = field(default_factory=threading.RLock)
-    finder: HookFinder | None = None
-    decided: bool = False
-    asked_for: bool = True
-    reason: str = "vllm has not been imported"
-    blocker: Exception | None = None
-    recorder: Any = None
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.finder: HookFinder | None = None
+        self.decided = False
+        self.asked_for = True
+        self.reason = "vllm has not been imported"
+        self.blocker: Exception | None = None
+        self.recorder: Any = None
 
 
 _state = _Activation()

@@ -11,13 +11,14 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from .engine.errors import SettingsError
 from .engine.plan import Selection
 from .engine.registry import Registry
+from .value import Value
 
 FILE = "ascend_patch.toml"
 DEVICES = ("auto", "npu", "host")
@@ -36,8 +37,7 @@ _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 __all__ = ["DEVICES", "FILE", "Settings", "SettingsError", "load", "project_file", "user_file", "write"]
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(Value):
     """The settings in force.
 
     Attributes:
@@ -52,7 +52,7 @@ class Settings:
     strict: bool = False
     device: str = "auto"
     assume_version: str = ""
-    origins: Mapping[str, str] = field(default_factory=dict)
+    origins: Mapping[str, str] = MappingProxyType({})
 
     @property
     def selection(self) -> Selection:
@@ -95,13 +95,12 @@ class Settings:
         return self.origins.get(f"{key} {id}") or self.origins.get(key, key)
 
 
-@dataclass
-class _Source:
+class _Source(Value):
     """One place that settings come from, highest first."""
 
     values: dict[str, Any]
     name: str
-    lines: dict[str, int] = field(default_factory=dict)
+    lines: Mapping[str, int] = MappingProxyType({})
 
     def origin(self, key: str) -> str:
         return f"{self.name}:{self.lines[key]}" if key in self.lines else self.values.get(f"name {key}", self.name)

@@ -8,16 +8,16 @@ import platform
 import shlex
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+
+from ascend_patch.value import Value
 
 
 class NoCompiler(RuntimeError):
     """There is no C++ compiler; the message says how to get one."""
 
 
-@dataclass(frozen=True)
-class Toolchain:
+class Toolchain(Value):
     """A compiler command, and what identifies it."""
 
     command: tuple[str, ...]

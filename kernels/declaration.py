@@ -5,8 +5,9 @@ Only the standard library is imported, so that the command line can list, check 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from ascend_patch.value import Value
 
 ABI = 1
 """Number of the contract between these sources and a binary: entries, parameters and their meaning.
@@ -20,8 +21,7 @@ STRUCT_CODES = {"ptr": "Q", "i32": "i", "u32": "I", "i64": "q", "f32": "f"}
 """Parameter type to its code in `struct`: 8, 4, 4, 8 and 4 bytes, each aligned to its size."""
 
 
-@dataclass(frozen=True)
-class Kernel:
+class Kernel(Value):
     """One AscendC source, ``kernels/<name>/<name>.cpp``, and what a caller must know of it.
 
     In a kernel's package it is written ``KERNEL = Kernel(...)`` with literal values only: the command line reads it

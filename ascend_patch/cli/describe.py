@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ascend_patch.engine.vocabulary import (
@@ -122,7 +121,7 @@ def patch_facts(workspace: Workspace, patch: Patch, plan: Plan | None) -> dict[s
         "conflicts": list(patch.conflicts),
         "upstream": patch.upstream,
         "unnecessary_when": patch.unnecessary_when,
-        "expires": [asdict(sign) for sign in patch.expires],
+        "expires": [sign.as_dict() for sign in patch.expires],
         "no_sign": patch.no_sign,
         "module": patch.module,
     }

@@ -173,11 +173,9 @@ def each_by_itself(registry: Registry, ignore_needs: bool) -> Registry:
     def variants(patch: Patch) -> tuple[Variant, ...]:
         if not ignore_needs:
             return patch.variants
-        return tuple(dataclasses.replace(variant, needs=()) for variant in patch.variants)
+        return tuple(variant.changed(needs=()) for variant in patch.variants)
 
-    return Registry(
-        {patch.id: dataclasses.replace(patch, conflicts=(), variants=variants(patch)) for patch in registry}
-    )
+    return Registry({patch.id: patch.changed(conflicts=(), variants=variants(patch)) for patch in registry})
 
 
 def is_inside(registry: Registry, version: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -120,8 +119,7 @@ def _switch(here: Workspace, user: bool, as_json: bool, enable: list[str], disab
 
 def _changed(settings: Settings, enable: list[str], disable: list[str]) -> Settings:
     """The settings as they would be, to find contradictions before anything is written."""
-    return dataclasses.replace(
-        settings,
+    return settings.changed(
         enable=(settings.enable | set(enable)) - set(disable),
         # What a selection with 'only' names and the file disables is reported as overridden, not as a contradiction.
         disable=((settings.disable | set(disable)) - set(enable)) - settings.only,

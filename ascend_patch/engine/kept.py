@@ -8,7 +8,6 @@ a broken file, another owner) costs the time of planning anew and nothing else.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import io
 import os
@@ -116,7 +115,7 @@ def _without_agreement(plan: Plan) -> Plan:
         id: item._replace(findings=tuple(finding for finding in item.findings if finding.problem))
         for id, item in plan.decisions.items()
     }
-    return dataclasses.replace(plan, decisions=decisions)
+    return plan.changed(decisions=decisions)
 
 
 def _write(path: Path, *parts: object) -> None:

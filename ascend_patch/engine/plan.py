@@ -6,10 +6,11 @@ import hashlib
 import importlib.util
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from importlib.machinery import ModuleSpec
 from typing import NamedTuple
+
+from ascend_patch.value import Value
 
 from .registry import Registry, references
 from .vocabulary import Patch, State, Variant
@@ -115,8 +116,7 @@ class Decision(NamedTuple):
         return tuple(finding.target for finding in self.findings if finding.problem == UNCHECKED)
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(Value):
     """The decisions for one version of the package, in the order of application.
 
     Attributes:

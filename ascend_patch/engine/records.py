@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from ascend_patch.value import Value
 
 from .recording import RUN_VARIABLE, SUFFIX, Recorder, base_folder, current_run, merged, start_ticks
 from .vocabulary import State
@@ -28,8 +29,7 @@ __all__ = [
 KEPT_RUNS = 10
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(Value):
     """One process's record, as read."""
 
     path: Path
@@ -68,8 +68,7 @@ class Record:
             raise AttributeError(name) from None
 
 
-@dataclass(frozen=True)
-class Agreement:
+class Agreement(Value):
     """Whether the processes of a run patched the package in the same way.
 
     Attributes:
@@ -83,8 +82,7 @@ class Agreement:
         return not self.differences
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(Value):
     """All processes of one run."""
 
     path: Path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import importlib
 import importlib.util
@@ -48,7 +47,7 @@ def _declared(package: ModuleType) -> Iterator[Patch]:
                 f"patch {patch.id} in {name} does not say how to recognise that upstream no longer needs it: "
                 'declare expires=(Expiry(...),), or no_sign="why the sources cannot show it"'
             )
-        yield dataclasses.replace(patch, module=name)
+        yield patch.changed(module=name)
 
 
 def _inside(package: ModuleType) -> Iterator[tuple[str, bool]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping
-from dataclasses import dataclass
 from functools import cached_property
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple, Protocol
@@ -84,12 +83,11 @@ def _look_up(holder: Any, name: str) -> tuple[object, Any]:
     return None, _ABSENT
 
 
-@dataclass(eq=False, repr=False)
 class SlotChange:
     """A slot got a new object."""
 
-    slot: Slot
-    new: object
+    def __init__(self, slot: Slot, new: object) -> None:
+        self.slot, self.new = slot, new
 
     @classmethod
     def make(cls, slot: Slot, new: object, patch: str) -> SlotChange:
@@ -121,14 +119,11 @@ class SlotChange:
         return ""
 
 
-@dataclass(eq=False, repr=False)
 class CodeChange:
     """A function got a new code object; whoever holds the function follows."""
 
-    target: Target
-    function: FunctionType
-    old: CodeType
-    new: CodeType
+    def __init__(self, target: Target, function: FunctionType, old: CodeType, new: CodeType) -> None:
+        self.target, self.function, self.old, self.new = target, function, old, new
 
     @classmethod
     def make(cls, target: Target, function: FunctionType, new: CodeType) -> CodeChange:
@@ -155,15 +150,13 @@ class CodeChange:
         return ""
 
 
-@dataclass(eq=False, repr=False)
 class EntryChange:
     """A mapping got an entry."""
 
-    target: Target
-    mapping: MutableMapping[Any, Any]
-    key: object
-    old: object
-    new: object
+    def __init__(
+        self, target: Target, mapping: MutableMapping[Any, Any], key: object, old: object, new: object
+    ) -> None:
+        self.target, self.mapping, self.key, self.old, self.new = target, mapping, key, old, new
 
     @classmethod
     def make(

@@ -14,9 +14,10 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+
+from ascend_patch.value import Value
 
 from .errors import SourceError
 from .versions import distribution_version, is_version
@@ -24,8 +25,7 @@ from .versions import distribution_version, is_version
 _SKIPPED_FOLDERS = frozenset({"__pycache__", ".git", "node_modules"})
 
 
-@dataclass(frozen=True)
-class SourceFile:
+class SourceFile(Value):
     """One module's source.
 
     Attributes:

@@ -12,10 +12,11 @@ in the module that declares the patch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
 from typing import ClassVar
+
+from ascend_patch.value import Value
 
 
 class DeclarationError(ValueError):
@@ -34,8 +35,7 @@ class State(str, Enum):
     ROLLED_BACK = "rolled-back"
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(Value):
     """A place in the patched package: a module and a dotted name inside it."""
 
     module: str
@@ -57,8 +57,7 @@ class Target:
         return f"{self.module}:{self.qualname}"
 
 
-@dataclass(frozen=True)
-class Rewrite:
+class Rewrite(Value):
     """One change to one target. Use a subclass."""
 
     kind: ClassVar[str] = ""
@@ -72,7 +71,6 @@ class Rewrite:
         return Target.parse(self.target)
 
 
-@dataclass(frozen=True)
 class Retarget(Rewrite):
     """Keep the upstream function and rename named things inside its code object.
 
@@ -88,8 +86,8 @@ class Retarget(Rewrite):
     """
 
     kind: ClassVar[str] = "retarget"
-    names: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    strings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    names: Mapping[str, str] = MappingProxyType({})
+    strings: Mapping[str, str] = MappingProxyType({})
     sites: int | tuple[int, ...] = 1
     never_after: tuple[str, ...] = ()
 
@@ -98,7 +96,6 @@ class Retarget(Rewrite):
         return (self.sites,) if isinstance(self.sites, int) else self.sites
 
 
-@dataclass(frozen=True)
 class Register(Rewrite):
     """Put our object under `key` into an upstream mapping.
 
@@ -115,7 +112,6 @@ class Register(Rewrite):
     key_by_reference: bool = False
 
 
-@dataclass(frozen=True)
 class Replace(Rewrite):
     """Our plain function in the slot. `by` is a reference to it."""
 
@@ -123,7 +119,6 @@ class Replace(Rewrite):
     by: str = ""
 
 
-@dataclass(frozen=True)
 class Wrap(Rewrite):
     """`by` names a factory: it gets the original and returns the function for the slot."""
 
@@ -131,7 +126,6 @@ class Wrap(Rewrite):
     by: str = ""
 
 
-@dataclass(frozen=True)
 class Add(Rewrite):
     """An attribute that must not exist yet. `by` is a reference to its value.
 
@@ -143,8 +137,7 @@ class Add(Rewrite):
     by: str = ""
 
 
-@dataclass(frozen=True)
-class Variant:
+class Variant(Value):
     """What a patch does for a range of upstream versions.
 
     Attributes:
@@ -173,8 +166,7 @@ class Variant:
             raise DeclarationError(f"variant {self.versions!r} is unneeded and has rewrites")
 
 
-@dataclass(frozen=True)
-class Expiry:
+class Expiry(Value):
     """A sign, found in the sources, that upstream no longer needs a patch.
 
     By itself the sign is that upstream defines the target; an attribute that a class merely inherits does not count.
@@ -199,8 +191,7 @@ class Expiry:
             raise DeclarationError(f"the sign at {self.target} is either what is gone or what is new: make two of it")
 
 
-@dataclass(frozen=True)
-class Patch:
+class Patch(Value):
     """One thing the overlay changes, and everything a reader wants to know about it.
 
     Attributes:

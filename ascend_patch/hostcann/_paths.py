@@ -5,17 +5,16 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from ascend_patch import cache
+from ascend_patch.value import Value
 
 SOURCES = Path(__file__).resolve().parent / "src"
 INCLUDE = SOURCES / "include"
 
 
-@dataclass(frozen=True)
-class Library:
+class Library(Value):
     """One shared library: `src/<name>/*.cpp` becomes `lib<name>.so`."""
 
     name: str

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from ascend_patch.hostcann._paths import INCLUDE, LIBRARIES, SOURCES, Library, torch_folder
 from ascend_patch.toolchain import Toolchain, digest, machine_features
+from ascend_patch.value import Value
 
 COMMON_FLAGS = ("-std=c++20", "-O2", "-fPIC", "-fvisibility=hidden", "-pthread", "-DNDEBUG", "-Wall", "-Wextra")
 TORCH_FLAGS = ("-D_GLIBCXX_USE_CXX11_ABI=1", "-Wno-unused-parameter")
@@ -15,8 +15,7 @@ FORMAT = "1"
 """Part of every key: raise it when the layout of the cache changes."""
 
 
-@dataclass(frozen=True)
-class Compilation:
+class Compilation(Value):
     """One run of the compiler: one translation unit, or several that are included into one."""
 
     library: Library

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
@@ -186,7 +186,7 @@ class Toy:
         gates: tuple[str, ...] = ("toy.gate",),
     ) -> Overlay:
         """An overlay over the tree on disk, not installed yet; the contracts are of that tree unless given."""
-        registry = Registry.from_patches(replace(patch, module=patch.module or "toyfunctions") for patch in patches)
+        registry = Registry.from_patches(patch.changed(module=patch.module or "toyfunctions") for patch in patches)
         return Overlay(Package("toy", start_gates=gates), self.plan(registry, selection, contracts), registry)
 
     def module(self, name: str) -> ModuleType:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
@@ -345,7 +345,7 @@ def test_site_counts_follow_the_declaration_not_only_the_file(toy: Toy) -> None:
     registry = registry_of(RETARGET)
     known = toy.contracts(registry)
     assert known.targets["toy.core:where"].sites == {site_key(RETARGET): (2,)}
-    edited = replace(RETARGET, strings={"cuda:": "npu:"})
+    edited = RETARGET.changed(strings={"cuda:": "npu:"})
     plan = toy.plan(registry_of(edited), contracts=known)
     assert "3 sites to retarget instead of 2" in plan.decisions["toy.p0"].reason
 

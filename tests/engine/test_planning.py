@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -89,7 +88,7 @@ def test_conflicts(toy: Toy) -> None:
     a, b = patch_of("a", GREET), patch_of("b", START, conflicts=("toy.a",), on=False)
     assert states(toy, a, b) == {"a": "pending", "b": "disabled"}
     assert states(toy, a, b, enable={"b"}) == {"a": "skipped", "b": "pending"}
-    both = replace(b, on=True)
+    both = b.changed(on=True)
     assert sorted(states(toy, a, both).values()) == ["pending", "skipped"]
 
 
@@ -104,7 +103,7 @@ def test_features_stand_or_fall_together(toy: Toy) -> None:
     base = patch_of("base", GREET)
     top = patch_of("top", GONE, requires=("toy.base",))
     assert states(toy, base, top) == {"base": "skipped", "top": "drifted"}
-    assert states(toy, replace(base, required=True), top) == {"base": "pending", "top": "drifted"}
+    assert states(toy, base.changed(required=True), top) == {"base": "pending", "top": "drifted"}
     user = patch_of("user", STOP, requires=("toy.base",))
     assert states(toy, base, top, user) == {"base": "pending", "top": "drifted", "user": "pending"}
     assert states(toy, base, user, disable={"base"}) == {"base": "disabled", "user": "skipped"}
@@ -132,7 +131,7 @@ BAD: dict[str, Callable[[], object]] = {
         [patch_of("a", requires=("toy.b",)), patch_of("b", conflicts=("toy.a",))]
     ),
     "does not hold": lambda: Registry.from_patches(
-        [replace(patch_of("a", Replace("toy.core:greet", by=":nowhere")), module="json")]
+        [patch_of("a", Replace("toy.core:greet", by=":nowhere")).changed(module="json")]
     ),
     "lower and an upper bound": lambda: Variant(">=1", (GREET,)),
     "rewrites nothing": lambda: Variant("==1", ()),
@@ -211,7 +210,7 @@ def test_the_fingerprint_names_the_patched_behaviour(toy: Toy) -> None:
     assert plan(b, a).fingerprint == first, "the order of declaration does not matter"
     assert plan(a).fingerprint != first
     assert plan(a, b, disable=frozenset({"toy.b"})).fingerprint == plan(a).fingerprint
-    assert plan(replace(a, why="other words"), b).fingerprint == first
+    assert plan(a.changed(why="other words"), b).fingerprint == first
     toy.version = "1.0.1"
     assert plan(a, b).fingerprint != first
     toy.version = "1.0"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from ascend_patch.engine.contracts import ContractStore
@@ -55,7 +53,7 @@ def test_in_a_newer_release_what_changed_drifts_and_the_rest_is_patched(toy: Toy
     assert [item.state for item in plan] == [State.DRIFTED, State.PENDING, State.PENDING]
     assert "2 of 3 targets" in plan.standing.reason
     assert not plan.problems()
-    required = Registry({patch.id: replace(patch, required=True) for patch in patches})
+    required = Registry({patch.id: patch.changed(required=True) for patch in patches})
     (problem,) = planned(toy, required, "2.0", store).problems()
     assert "toy.p0 drifted on toy 2.0" in problem and "body changed" in problem
 
