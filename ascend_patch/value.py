@@ -49,6 +49,9 @@ class Value:
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__qualname__} is not to be changed: {name}")
 
+    def __delattr__(self, name: str) -> None:
+        self.__setattr__(name, None)
+
     def _key(self) -> tuple[Any, ...]:
         return tuple(map(vars(self).__getitem__, self._fields))
 
