@@ -59,6 +59,12 @@ def unload(name: str) -> None:
         stateless_destroy_torch_distributed_process_group(llm.llm_engine.dp_group)
         llm.llm_engine.dp_group = None
     del llm
+    # What stock vLLM leaves to its users, in some versions: an engine freezes the heap, itself among the rest, and
+    # models stay in a cache by way of a bound method.
+    from vllm.utils.func_utils import supports_kw
+
+    supports_kw.cache_clear()
+    gc.unfreeze()
     gc.collect()
 
 
