@@ -60,10 +60,11 @@ def unload(name: str) -> None:
         llm.llm_engine.dp_group = None
     del llm
     # What stock vLLM leaves to its users, in some versions: an engine freezes the heap, itself among the rest, and
-    # models stay in a cache by way of a bound method.
+    # models stay in a cache by way of a bound method (up to 0.18).
     from vllm.utils.func_utils import supports_kw
 
-    supports_kw.cache_clear()
+    if hasattr(supports_kw, "cache_clear"):
+        supports_kw.cache_clear()
     gc.unfreeze()
     gc.collect()
 
