@@ -59,7 +59,7 @@ class ForkedProcess:
         if self.returncode is None:
             if not select.select([self._status], [], [], timeout)[0]:
                 raise subprocess.TimeoutExpired("worker", timeout or 0)
-            self.returncode = int(self._status.recv(64) or b"-9")
+            self.returncode = receive_number(self._status)
             self._status.close()
         return self.returncode
 
@@ -99,8 +99,9 @@ class Preloaded:
         for descriptor in given[:2]:
             os.close(descriptor)
         theirs.close()
-        pid = int(status.recv(64))
-        return ForkedProcess(pid, os.fdopen(to_child[1], "wb"), os.fdopen(from_child[0], "rb"), status)
+        return ForkedProcess(
+            receive_number(status), os.fdopen(to_child[1], "wb"), os.fdopen(from_child[0], "rb"), status
+        )
 
 
 def receive(control: socket.socket, size: int) -> bytes:
@@ -108,6 +109,22 @@ def receive(control: socket.socket, size: int) -> bytes:
     while len(data) < size and (piece := control.recv(size - len(data))):
         data += piece
     return data
+
+
+def as_bytes(number: int) -> bytes:
+    return number.to_bytes(8, "little", signed=True)
+
+
+def receive_number(sender: socket.socket) -> int:
+    """What `as_bytes` was sent.
+
+    Raises:
+        RuntimeError: the other side has ended without it.
+    """
+    data = receive(sender, 8)
+    if len(data) < 8:
+        raise RuntimeError("the process from which workers fork has ended; what it said is above")
+    return int.from_bytes(data, "little", signed=True)
 
 
 def serve(control: socket.socket) -> bool:
@@ -133,11 +150,11 @@ def become_worker(environment: dict[str, str], descriptors: list[int]) -> None:
     if pid := os.fork():
         for descriptor in (child_input, child_output, log):
             os.close(descriptor)
-        os.write(status, b"%d" % pid)
+        os.write(status, as_bytes(pid))
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         # Nobody listens if the tests were interrupted.
         with contextlib.suppress(BrokenPipeError):
-            os.write(status, b"%d" % code)
+            os.write(status, as_bytes(code))
         os._exit(0)
     os.close(status)
     os.setsid()
