@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
@@ -48,13 +48,13 @@ def _acl() -> ctypes.CDLL:
     return ctypes.CDLL("libascendcl.so")
 
 
-def _call(function: str, *arguments: object) -> None:
+def _call(function: str, *arguments: object, error: type[Exception] = RuntimeError) -> None:
     code = getattr(_acl(), function)(*arguments)
     if code:
         recent = _acl().aclGetRecentErrMsg
         recent.restype = ctypes.c_char_p
         reason = (recent() or b"").decode(errors="replace").strip()
-        raise MemoryError(f"{function} failed with error {code}{': ' if reason else ''}{reason}")
+        raise error(f"{function} failed with error {code}{': ' if reason else ''}{reason}")
 
 
 def virtual_memory_refuses() -> str:
@@ -71,21 +71,17 @@ class Segment:
         MemoryError: the device has too little free memory; nothing is left behind then.
     """
 
-    __slots__ = ("_handle", "address", "device", "size")
+    __slots__ = ("_contents", "_handle", "address", "device", "size", "tag")
 
-    def __init__(self, size: int, device: int) -> None:
+    def __init__(self, size: int, device: int, tag: str) -> None:
         self.size = -(-size // GRANULARITY) * GRANULARITY
         self.device = device
+        self.tag = tag
         self._handle = ctypes.c_void_p()
-        address = ctypes.c_void_p()
-        _call(
-            "aclrtReserveMemAddress",
-            ctypes.byref(address),
-            ctypes.c_size_t(self.size),
-            ctypes.c_size_t(0),
-            None,
-            ctypes.c_uint64(0),
-        )
+        self._contents: torch.Tensor | None = None
+        address, bytes_, none = ctypes.c_void_p(), ctypes.c_size_t(self.size), ctypes.c_size_t(0)
+        flags = ctypes.c_uint64(0)
+        _call("aclrtReserveMemAddress", ctypes.byref(address), bytes_, none, None, flags, error=MemoryError)
         assert address.value is not None
         self.address: int = address.value
         try:
@@ -100,31 +96,34 @@ class Segment:
         return self._handle.value is not None
 
     def back(self) -> None:
-        """Put physical memory behind the addresses; its contents are undefined.
+        """Put physical memory behind the addresses, with the contents that `drop` kept; otherwise they are undefined.
 
         Raises:
-            MemoryError: the device has too little free memory.
+            MemoryError: the device has too little free memory. What was kept is still there.
         """
-        handle = ctypes.c_void_p()
+        handle, size, flags = ctypes.c_void_p(), ctypes.c_size_t(self.size), ctypes.c_uint64(0)
         wanted = _Properties(_NO_HANDLE_TYPE, _PINNED, _HBM_HUGE_PAGES, _Location(self.device, _ON_DEVICE), 0)
-        size = ctypes.c_size_t(self.size)
-        _call("aclrtMallocPhysical", ctypes.byref(handle), size, ctypes.byref(wanted), ctypes.c_uint64(0))
+        _call("aclrtMallocPhysical", ctypes.byref(handle), size, ctypes.byref(wanted), flags, error=MemoryError)
         try:
-            _call(
-                "aclrtMapMem",
-                ctypes.c_void_p(self.address),
-                size,
-                ctypes.c_size_t(0),
-                handle,
-                ctypes.c_uint64(0),
-            )
+            offset = ctypes.c_size_t(0)
+            _call("aclrtMapMem", ctypes.c_void_p(self.address), size, offset, handle, flags, error=MemoryError)
         except MemoryError:
             _call("aclrtFreePhysical", handle)
             raise
         self._handle = handle
+        if self._contents is not None:
+            self._copy(self.address, self._contents.data_ptr(), _HOST_TO_DEVICE)
+            self._contents = None
 
-    def drop(self) -> None:
-        """Give the physical memory back. No work on the device may use the addresses any more."""
+    def drop(self, keep: bool = False) -> None:
+        """Give the physical memory back, its contents in pinned host memory until `back` if they are to be kept.
+
+        No work on the device may use the addresses any more.
+        """
+        if keep:
+            contents = torch.empty(self.size, dtype=torch.uint8, pin_memory=True)
+            self._copy(contents.data_ptr(), self.address, _DEVICE_TO_HOST)
+            self._contents = contents
         _call("aclrtUnmapMem", ctypes.c_void_p(self.address))
         handle, self._handle = self._handle, ctypes.c_void_p()
         _call("aclrtFreePhysical", handle)
@@ -134,16 +133,6 @@ class Segment:
         if self.backed:
             self.drop()
         _call("aclrtReleaseMemAddress", ctypes.c_void_p(self.address))
-
-    def save(self) -> torch.Tensor:
-        """The contents in pinned host memory, uint8 ``[size]``."""
-        copy = torch.empty(self.size, dtype=torch.uint8, pin_memory=True)
-        self._copy(copy.data_ptr(), self.address, _DEVICE_TO_HOST)
-        return copy
-
-    def restore(self, contents: torch.Tensor) -> None:
-        """Write what `save` returned."""
-        self._copy(self.address, contents.data_ptr(), _HOST_TO_DEVICE)
 
     def _copy(self, to: int, source: int, kind: int) -> None:
         size = ctypes.c_size_t(self.size)
@@ -161,11 +150,11 @@ class SegmentPool:
         segments: those that exist, by address.
     """
 
-    def __init__(self, on_allocation: Callable[[Segment], None]) -> None:
+    def __init__(self) -> None:
         import torch_npu
 
         self.segments: dict[int, Segment] = {}
-        self._on_allocation = on_allocation
+        self._tag = ""
         # Kept: torch-npu has their addresses only.
         self._callbacks = _ALLOCATE(self._allocate), _FREE(self._free)
         addresses = [ctypes.cast(callback, ctypes.c_void_p).value for callback in self._callbacks]
@@ -175,26 +164,29 @@ class SegmentPool:
     def _allocate(self, size: int, device: int, stream: int | None) -> int:
         """Called by torch-npu's allocator, which takes 0 for out of memory."""
         try:
-            segment = Segment(size, device)
+            segment = Segment(size, device, self._tag)
         except MemoryError as error:
             _logger.warning("%d bytes of device memory cannot be had: %s", size, error)
             return 0
         self.segments[segment.address] = segment
-        self._on_allocation(segment)
         return segment.address
 
     def _free(self, address: int, size: int, device: int, stream: int | None) -> None:
         self.segments.pop(address).release()
 
     @contextmanager
-    def active(self) -> Iterator[None]:
-        """Allocations of this thread come from here; segments that end up empty give their memory back."""
+    def active(self, tag: str) -> Iterator[None]:
+        """Allocations of this thread come from here, tagged; segments that end up empty give their memory back."""
         from torch_npu.npu import memory
 
         pool = memory.MemPool(self._allocator)
         self._pools.append(pool)  # its segments live as long as it does
-        with memory.use_mem_pool(pool):
-            yield
+        before, self._tag = self._tag, tag
+        try:
+            with memory.use_mem_pool(pool):
+                yield
+        finally:
+            self._tag = before
         torch.npu.synchronize()
         for found in memory.memory_snapshot():
             segment = self.segments.get(found["address"])

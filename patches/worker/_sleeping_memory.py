@@ -46,39 +46,25 @@ class SleepingMemory:
                 "Sleep mode and expandable segments exclude each other: take expandable_segments:True out of"
                 " PYTORCH_NPU_ALLOC_CONF, or leave sleep mode off."
             )
-        self._tag = "default"
-        self._tags: dict[int, str] = {}
-        self._saved: dict[int, torch.Tensor] = {}
-        self._memory = npu.SegmentPool(self._remember)
-
-    def _remember(self, segment: npu.Segment) -> None:
-        self._tags[segment.address] = self._tag
-        self._saved.pop(segment.address, None)  # of a segment that once had these addresses
+        self._memory = npu.SegmentPool()
 
     @contextmanager
     def use_memory_pool(self, tag: str | None = None) -> Iterator[None]:
         """What this thread allocates within has the tag (``weights``, ``kv_cache``)."""
-        before, self._tag = self._tag, tag or "default"
-        try:
-            with self._memory.active():
-                yield
-        finally:
-            self._tag = before
+        with self._memory.active(tag or "default"):
+            yield
 
     def sleep(self, offload_tags: tuple[str, ...] | str | None = None) -> None:
         """Keep the contents of these tags on the host, forget all others, give the device's memory back."""
         kept = (offload_tags,) if isinstance(offload_tags, str) else offload_tags or ()
         torch.npu.synchronize()
         saved = forgotten = 0
-        for address, segment in self._memory.segments.items():
+        for segment in self._memory.segments.values():
             if not segment.backed:
                 continue
-            if self._tags[address] in kept:
-                self._saved[address] = segment.save()
-                saved += segment.size
-            else:
-                forgotten += segment.size
-            segment.drop()
+            keep = segment.tag in kept
+            segment.drop(keep)
+            saved, forgotten = saved + segment.size * keep, forgotten + segment.size * (not keep)
         logger.info("Asleep: %.2f GiB are on the host, %.2f GiB are forgotten.", saved / _GIB, forgotten / _GIB)
         gc.collect()
         torch.npu.empty_cache()
@@ -87,8 +73,8 @@ class SleepingMemory:
         """Forget what has these tags and is awake."""
         chosen = (tags,) if isinstance(tags, str) else tags
         torch.npu.synchronize()
-        for address, segment in self._memory.segments.items():
-            if segment.backed and self._tags[address] in chosen:
+        for segment in self._memory.segments.values():
+            if segment.backed and segment.tag in chosen:
                 segment.drop()
 
     def wake_up(self, tags: list[str] | None = None) -> None:
@@ -100,21 +86,18 @@ class SleepingMemory:
         """
         gc.collect()
         torch.npu.empty_cache()
-        for address, segment in self._memory.segments.items():
-            tag = self._tags[address]
-            if segment.backed or not (tags is None or tag in tags or tag not in _DEFERRABLE):
+        for segment in self._memory.segments.values():
+            if segment.backed or not (tags is None or segment.tag in tags or segment.tag not in _DEFERRABLE):
                 continue
             try:
                 segment.back()
             except MemoryError as error:
                 free, total = torch.npu.mem_get_info(segment.device)
                 raise RuntimeError(
-                    f"Cannot wake up {tag}: {segment.size / _GIB:.2f} GiB wanted, {free / _GIB:.2f} of"
+                    f"Cannot wake up {segment.tag}: {segment.size / _GIB:.2f} GiB wanted, {free / _GIB:.2f} of"
                     f" {total / _GIB:.2f} GiB are free on NPU {segment.device} ({error}). Free memory there (another"
                     " process?) and wake up again."
                 ) from error
-            if address in self._saved:
-                segment.restore(self._saved.pop(address))
 
     def get_current_usage(self) -> int:
         """Bytes of all segments, those asleep among them."""

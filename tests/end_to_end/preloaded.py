@@ -42,6 +42,11 @@ READ_LATER = frozenset(
 STARTED_WITH = dict(os.environ)
 
 
+def may_fork(given: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
+    """Whether processes with these environments are the same up to `import vllm`."""
+    return {name for name in {*given, *wanted} if given.get(name) != wanted.get(name)} <= READ_LATER
+
+
 class ForkedProcess:
     """The part of `subprocess.Popen` that `Worker` needs, for a process that is another one's child."""
 
@@ -68,11 +73,10 @@ class Preloaded:
     """This side of the process from which workers fork."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self.environment = dict(environment)
         self._control, theirs = socket.socketpair()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.end_to_end.preloaded", str(theirs.fileno())],
-            cwd=CHECKOUT, env=self.environment, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
+            cwd=CHECKOUT, env=dict(environment), stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
             start_new_session=True,
         )  # fmt: skip
         theirs.close()
@@ -81,11 +85,6 @@ class Preloaded:
     def close(self) -> None:
         self._control.close()
         self._process.wait(30)
-
-    def may_fork(self, environment: Mapping[str, str]) -> bool:
-        """Whether a process with this environment would have been the same up to `import vllm`."""
-        names = {*environment, *self.environment}
-        return {name for name in names if environment.get(name) != self.environment.get(name)} <= READ_LATER
 
     def fork(self, environment: Mapping[str, str], log: int) -> ForkedProcess:
         """A worker with that environment, its standard error in the open file `log`."""

@@ -18,9 +18,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
-from tests.end_to_end.preloaded import ForkedProcess, Preloaded
+from tests.end_to_end.preloaded import CHECKOUT, ForkedProcess, Preloaded, may_fork
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 # What a process says on its way out when something was not cleaned up.
 COMPLAINTS = re.compile(
     r"Traceback \(most recent call last\)|Exception ignored|Segmentation fault|core dumped|Invalid process group"
@@ -60,9 +59,15 @@ def complaints(log: str) -> list[str]:
 
 
 @lru_cache(maxsize=1)
+def usual_environment() -> dict[str, str]:
+    """`overlay_environment` when it was asked for first."""
+    return overlay_environment()
+
+
+@lru_cache(maxsize=1)
 def preloaded() -> Preloaded:
     """The process of this test process from which workers fork."""
-    return Preloaded(overlay_environment())
+    return Preloaded(usual_environment())
 
 
 def own(environment: dict[str, str], log: IO[str]) -> subprocess.Popen[bytes]:
@@ -79,16 +84,15 @@ def own(environment: dict[str, str], log: IO[str]) -> subprocess.Popen[bytes]:
 
 
 class Worker:
-    """One such process. `call` runs a function of `tests.end_to_end.engine_functions` or `layer_functions` in it."""
+    """One such process. `call` runs a function of `engine_functions`, `layer_functions` or `memory_functions` in it."""
 
     def __init__(self, log_file: Path, **environment: str) -> None:
         self.log_file = log_file
         self._log = log_file.open("w", encoding="utf-8")
         variables = overlay_environment(**environment)
-        parent = preloaded()
         self.process: subprocess.Popen[bytes] | ForkedProcess
-        if parent.may_fork(variables):
-            self.process = parent.fork(variables, self._log.fileno())
+        if may_fork(usual_environment(), variables):
+            self.process = preloaded().fork(variables, self._log.fileno())
         else:
             self.process = own(variables, self._log)
         self._buffer = b""

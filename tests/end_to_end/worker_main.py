@@ -1,4 +1,4 @@
-"""The other side of `worker.Worker`: reads requests, runs `engine_functions` and `layer_functions`, writes answers."""
+"""The other side of `worker.Worker`: reads requests, runs the functions asked for, writes answers."""
 
 from __future__ import annotations
 
