@@ -18,6 +18,7 @@ import ascend_patch
 from ascend_patch import _boot, environment
 from ascend_patch.engine.errors import OverlayError, RequiredPatchError
 from ascend_patch.engine.finder import HookFinder
+from ascend_patch.engine.installed import distribution_version
 
 if TYPE_CHECKING:
     from ascend_patch.engine.plan import Plan
@@ -147,7 +148,7 @@ def _activate() -> None:
         if first:
             log.log(logging.WARNING if _state.asked_for else logging.INFO, "inactive: %s", device.reason)
         return
-    rival = environment.installed_version(RIVAL)
+    rival = distribution_version(RIVAL)
     if rival is not None:
         raise RequiredPatchError(
             f"{RIVAL} {rival} is installed and changes the same functions: run 'pip uninstall {RIVAL}', "
@@ -224,7 +225,7 @@ def decide_device(wish: str) -> environment.DeviceDecision:
             "ASCEND_PATCH_DEVICE=npu, but there is no Ascend NPU here (no /dev/davinci*): "
             "check the driver, or set ASCEND_PATCH_DEVICE=host"
         )
-    if decision.device is not None and environment.installed_version("torch-npu") is None:
+    if decision.device is not None and distribution_version("torch-npu") is None:
         remedy = "install the torch-npu that matches your torch"
         if wish == "auto":
             return environment.DeviceDecision(None, f"torch-npu is not installed: {remedy}")

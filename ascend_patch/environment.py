@@ -1,7 +1,6 @@
-"""What is installed on this machine, found without importing any of it.
+"""What this machine has, found without importing any of it (distributions: see `engine.installed`).
 
-Distributions are found by the names of their ``.dist-info`` folders, CANN and
-the driver by their version files, NPUs by their device nodes and PCI ids. Every
+CANN and the driver are found by their version files, NPUs by their device nodes and PCI ids. Every
 function takes the folders it looks at as parameters; the defaults are the real ones.
 
 Only `os` and `sys` are needed while a process starts: activation uses this
@@ -9,13 +8,13 @@ module as well, before vLLM is imported.
 """
 
 # Importing pathlib costs more than everything done here:
-# ruff: noqa: PTH112, PTH113, PTH118, PTH119, PTH122, PTH123, PTH208
+# ruff: noqa: PTH112, PTH113, PTH118, PTH119, PTH123, PTH208
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 BOOTSTRAP_MARK = "ascend_patch"
@@ -33,14 +32,6 @@ SOC_BY_PCI_DEVICE: Mapping[str, str] = {
     "0xd803": "Ascend910_93",
 }
 """PCI device id (vendor 19e5) to SoC family, as the driver's own log collector distinguishes them."""
-
-
-class Distribution(NamedTuple):
-    """One installed distribution: its name as spelt on disk, version and metadata folder."""
-
-    name: str
-    version: str
-    location: str
 
 
 class Cann(NamedTuple):
@@ -63,41 +54,6 @@ class BootstrapFile(NamedTuple):
 
     path: str
     site_dir: str
-
-
-def normalised(name: str) -> str:
-    """Distribution name as PEP 503 compares it."""
-    return name.lower().replace("_", "-").replace(".", "-")
-
-
-def distributions(path: Iterable[str] | None = None) -> Iterator[Distribution]:
-    """Every distribution on `path` (default ``sys.path``), in import order, shadowed ones included."""
-    for folder in sys.path if path is None else path:
-        for entry in _names_in(folder or os.curdir):
-            found = _distribution_at(folder or os.curdir, entry)
-            if found is not None:
-                yield found
-
-
-def find_distribution(name: str, path: Iterable[str] | None = None) -> Distribution | None:
-    """The distribution an import would see, or None. The first folder of `path` that has it wins."""
-    wanted = normalised(name)
-    initials = wanted[0] + wanted[0].upper()
-    for folder in sys.path if path is None else path:
-        for entry in _names_in(folder or os.curdir):
-            # A folder holds hundreds of names: compare before building anything.
-            if entry[0] not in initials or normalised(entry[: len(wanted)]) != wanted:
-                continue
-            found = _distribution_at(folder or os.curdir, entry)
-            if found is not None and normalised(found.name) == wanted:
-                return found
-    return None
-
-
-def installed_version(name: str, path: Iterable[str] | None = None) -> str | None:
-    """Version of an installed distribution as its metadata folder names it, or None."""
-    found = find_distribution(name, path)
-    return None if found is None else found.version
 
 
 def device_nodes(dev: str = "/dev") -> list[str]:
@@ -258,23 +214,6 @@ def bootstrap_files(site_dirs: Iterable[str] | None = None) -> list[BootstrapFil
     return found
 
 
-def _distribution_at(folder: str, entry: str) -> Distribution | None:
-    stem, suffix = os.path.splitext(entry)
-    if suffix == ".dist-info":
-        name, dash, version = stem.partition("-")
-        location = os.path.join(folder, entry)
-        # pip leaves an empty folder behind when an uninstall is interrupted.
-        if dash and os.path.isfile(os.path.join(location, "METADATA")):
-            return Distribution(name, version, location)
-    elif suffix == ".egg-info":
-        location = os.path.join(folder, entry)
-        metadata = os.path.join(location, "PKG-INFO") if os.path.isdir(location) else location
-        wanted = _header(metadata, "Name"), _header(metadata, "Version")
-        if wanted[0] and wanted[1]:
-            return Distribution(wanted[0], wanted[1], location)
-    return None
-
-
 def _names_in(folder: str) -> list[str]:
     try:
         return os.listdir(folder)
@@ -297,16 +236,6 @@ def _field(path: str, key: str) -> str | None:
         if equals and name.strip().lower() == key and value.strip():
             return value.strip()
     return None
-
-
-def _header(path: str, key: str) -> str:
-    for line in _text(path).splitlines():
-        if not line:
-            break
-        name, colon, value = line.partition(":")
-        if colon and name == key:
-            return value.strip()
-    return ""
 
 
 def _version_key(name: str) -> list[tuple[int, str]]:

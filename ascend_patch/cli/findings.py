@@ -11,6 +11,7 @@ from typing import Literal
 from ascend_patch import environment
 from ascend_patch.cli.errors import Refusal
 from ascend_patch.cli.workspace import Workspace
+from ascend_patch.engine import installed
 from ascend_patch.engine.errors import OverlayError
 
 Level = Literal["ok", "warning", "error"]
@@ -62,14 +63,11 @@ class Machine:
 
     def version(self, name: str) -> str | None:
         """Installed version of a distribution."""
-        return environment.installed_version(name, self.path)
+        return installed.distribution_version(name, self.path)
 
-    def copies(self, name: str) -> Iterator[environment.Distribution]:
+    def copies(self, name: str) -> Iterator[installed.Distribution]:
         """Every installed copy of a distribution, the one that an import sees first."""
-        wanted = environment.normalised(name)
-        for found in environment.distributions(dict.fromkeys(self.path)):
-            if environment.normalised(found.name) == wanted:
-                yield found
+        return installed.copies(name, self.path)
 
     @cached_property
     def device(self) -> environment.DeviceDecision:

@@ -22,7 +22,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from . import plan as plans
-from . import registry, versions, vocabulary
+from . import registry, vocabulary
+from .installed import distribution_version
 from .plan import Plan, Selection
 from .registry import Registry
 from .sources import SourceTree
@@ -88,7 +89,7 @@ def recall(folder: Path, question: Question) -> Answer | None:
         stamps, installed = _Unpickler(data).load()
         if any(_stamp(path) != known for path, known in stamps.items()):
             return None
-        if any(versions.distribution_version(name) != version for name, version in installed.items()):
+        if any(distribution_version(name) != version for name, version in installed.items()):
             return None
         return Answer(*_Unpickler(data).load())
     except Exception:  # unreadable, cut off, from another release of ours: planning anew answers as well
@@ -187,7 +188,7 @@ def _installed(known: Registry) -> dict[str, str | None]:
 
     texts = {text for patch in known for variant in patch.variants for text in variant.needs}
     names = {Requirement(text).name for text in texts}
-    return {name: versions.distribution_version(name) for name in names}
+    return {name: distribution_version(name) for name in names}
 
 
 def _remove_oldest(folder: Path) -> None:

@@ -20,7 +20,8 @@ from pathlib import Path
 from ascend_patch.value import Value
 
 from .errors import SourceError
-from .versions import distribution_version, is_version
+from .installed import distribution_version
+from .versions import is_version
 
 _SKIPPED_FOLDERS = frozenset({"__pycache__", ".git", "node_modules"})
 

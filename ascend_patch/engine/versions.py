@@ -1,52 +1,11 @@
-"""Versions: which distributions are installed, and whether a version lies in a declared range.
-
-`packaging` is imported on first use and `importlib.metadata` not at all: both
-cost more than everything else that happens while the patched package starts.
-"""
+"""Whether a version lies in a declared range. `packaging` is imported on first use: a start rarely needs it."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import re
-import sys
-from collections.abc import Iterable, Mapping
-from functools import cache, lru_cache
-from pathlib import Path
+from collections.abc import Iterable
+from functools import cache
 
-
-def normalised(name: str) -> str:
-    """The comparable form of a distribution's name (PEP 503)."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def distribution_version(name: str, path: Iterable[str] | None = None) -> str | None:
-    """The version of an installed distribution, read from the names of its ``.dist-info`` folder."""
-    wanted = normalised(name)
-    for folder in sys.path if path is None else path:
-        place = Path(folder)  # '' is the current one, and means another folder after each change of it
-        try:
-            changed = place.stat().st_mtime_ns
-        except OSError:
-            continue
-        version = _distributions(str(place.absolute()), changed).get(wanted)
-        if version is not None:
-            return version
-    return None
-
-
-@lru_cache(maxsize=64)
-def _distributions(folder: str, changed: int) -> Mapping[str, str]:
-    """The versions of what is installed in a folder as it was at `changed`: a start asks for several of them."""
-    found: dict[str, str] = {}
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            stem, dot, extension = entry.name.rpartition(".")
-            if dot and extension in ("dist-info", "egg-info"):
-                name, dash, version = stem.partition("-")
-                if dash:
-                    found.setdefault(normalised(name), version.split("-py3")[0])
-    return found
+from .installed import distribution_version
 
 
 def is_version(text: str) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
+from functools import cache
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -41,8 +42,9 @@ class Target(Value):
     module: str
     qualname: str
 
-    @classmethod
-    def parse(cls, text: str) -> Target:
+    @staticmethod
+    @cache  # each is asked for at every rewrite of its module
+    def parse(text: str) -> Target:
         """Read ``"package.module:Class.attribute"``.
 
         Raises:
@@ -51,7 +53,7 @@ class Target(Value):
         module, colon, qualname = text.partition(":")
         if not colon or not module or not qualname or ":" in qualname:
             raise DeclarationError(f"target {text!r} is not of the form 'package.module:qualified.name'")
-        return cls(module, qualname)
+        return Target(module, qualname)
 
     def __str__(self) -> str:
         return f"{self.module}:{self.qualname}"

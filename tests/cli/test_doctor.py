@@ -19,7 +19,8 @@ from ascend_patch.cli.doctor import examine
 from ascend_patch.cli.findings import Finding, Machine
 
 from .conftest import Result, Toy
-from .test_environment import dist_info, write
+from .test_environment import write
+from .test_installed import dist_info
 
 
 @pytest.fixture

@@ -144,6 +144,7 @@ def test_other_settings_are_another_question(shelf: Shelf) -> None:
 def test_an_installed_version_counts(shelf: Shelf) -> None:
     metadata = shelf.toy.folder / "gadget-1.5.dist-info"
     metadata.mkdir()
+    (metadata / "METADATA").touch()
     shelf.keep(declared(needs=("gadget>=1,<2", "unheard-of>=1")))
     assert shelf.recall() is not None
     metadata.rename(shelf.toy.folder / "gadget-1.6.dist-info")

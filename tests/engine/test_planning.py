@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ascend_patch.engine.installed import distribution_version
 from ascend_patch.engine.plan import Plan, Selection
 from ascend_patch.engine.registry import Registry, load
-from ascend_patch.engine.versions import distribution_version, fits, unmet
+from ascend_patch.engine.versions import fits, unmet
 from ascend_patch.engine.vocabulary import Add, DeclarationError, Patch, Replace, State, Target, Variant
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def test_the_fitting_variant_is_taken(toy: Toy) -> None:
 
 def test_needs_of_other_distributions(toy: Toy) -> None:
     (toy.folder / "Some_Thing-1.5.dist-info").mkdir()
+    (toy.folder / "Some_Thing-1.5.dist-info/METADATA").touch()
     assert distribution_version("some-thing") == "1.5" and distribution_version("something") is None
     assert unmet(("some.thing>=1,<2",)) == []
     found = states(toy, patch_of("a", needs=("some-thing>=2",)), patch_of("b", START, needs=("nothing-like-it",)))

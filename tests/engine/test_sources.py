@@ -26,6 +26,7 @@ def make(kind: str, toy: Toy, tmp_path: Path) -> Path | None:
     files = [path for path in sorted(toy.folder.rglob("*.py")) if path.parts[-2] == "toy"]
     if kind == "installed":
         (toy.folder / "toy-1.2.dist-info").mkdir()
+        (toy.folder / "toy-1.2.dist-info/METADATA").touch()
         return None
     if kind == "package folder":
         (toy.folder / "toy/_version.py").write_text("__version__ = version = '1.2'\n")
