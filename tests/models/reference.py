@@ -48,9 +48,30 @@ def greedy(folder: str, dtype: str, prompts: list[list[int]], count: int, **chan
     return answers
 
 
-def logits(folder: str, dtype: str, tokens: list[int], **changes: Any) -> list[list[float]]:
-    """Logits of every position, `[len(tokens)][vocabulary]`, in one forward pass."""
-    rows: list[list[float]] = _all_logits(_model(folder, dtype, tuple(sorted(changes.items()))), tokens).tolist()
+def logits(
+    folder: str, dtype: str, tokens: list[int], *, jitter: int | None = None, **changes: Any
+) -> list[list[float]]:
+    """Logits of every position, `[len(tokens)][vocabulary]`, in one forward pass.
+
+    Args:
+        jitter: the seed of what is added to the tokens' embeddings: up to one unit in the last place of bfloat16.
+    """
+    import torch
+
+    model = _model(folder, dtype, tuple(sorted(changes.items())))
+
+    def jittered(module: Any, inputs: Any, output: Any) -> Any:
+        assert jitter is not None
+        noise = torch.rand(output.shape, generator=torch.Generator().manual_seed(jitter)) * 2 - 1
+        return (output.float() * (1 + noise * 2**-8)).to(output.dtype)
+
+    embeddings = model.get_input_embeddings()
+    handle = embeddings.register_forward_hook(jittered) if jitter is not None else None
+    try:
+        rows: list[list[float]] = _all_logits(model, tokens).tolist()
+    finally:
+        if handle is not None:
+            handle.remove()
     return rows
 
 
