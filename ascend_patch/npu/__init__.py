@@ -36,6 +36,7 @@ _MODULES = {
     ),
     "moe_ranks": ("Ranks", "Received", "ranks_of", "return_tokens", "send_tokens", "send_tokens_supports"),
     "norm": ("add_rms_norm", "gemma_rms_norm", "rms_norm"),
+    "quantisation": ("int8_matmul", "int8_matmul_refuses", "quantise", "quantise_rows"),
     "rotary": ("rotary_embedding", "rotary_embedding_supports"),
     "sampling": ("top_k_top_p",),
     "virtual_memory": ("Segment", "SegmentPool", "virtual_memory_refuses"),
@@ -65,12 +66,16 @@ __all__ = [
     "gelu_tanh",
     "gemma_rms_norm",
     "grouped_matmul",
+    "int8_matmul",
+    "int8_matmul_refuses",
     "is_available",
     "latent_attention",
     "latent_attention_refuses",
     "merge_attention",
     "paged_attention",
     "paged_attention_supports",
+    "quantise",
+    "quantise_rows",
     "ranks_of",
     "reduce_scatter_rows",
     "return_tokens",
@@ -138,6 +143,7 @@ if TYPE_CHECKING:
         send_tokens_supports,
     )
     from ascend_patch.npu.norm import add_rms_norm, gemma_rms_norm, rms_norm
+    from ascend_patch.npu.quantisation import int8_matmul, int8_matmul_refuses, quantise, quantise_rows
     from ascend_patch.npu.rotary import rotary_embedding, rotary_embedding_supports
     from ascend_patch.npu.sampling import top_k_top_p
     from ascend_patch.npu.virtual_memory import Segment, SegmentPool, virtual_memory_refuses

@@ -128,6 +128,13 @@ def make_family(family: str, folder: str) -> dict[str, Any]:
     return families.write(family, folder)
 
 
+def make_quantised(source: str, folder: str, scheme: str) -> None:
+    """Write a family's model with int8 layers; see `tests.models.quantised`."""
+    from tests.models import families, quantised
+
+    quantised.write(source, folder, scheme, families.prompts())
+
+
 def reference_greedy(folder: str, dtype: str, prompts: list[list[int]], count: int, **changes: Any) -> Any:
     """Greedy tokens and the two best logits of every position from transformers on the CPU."""
     from tests.models import reference

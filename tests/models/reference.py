@@ -5,12 +5,16 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+from tests.models import quantised
+
 
 @lru_cache(maxsize=2)
 def _model(folder: str, dtype: str, changes: tuple[tuple[str, Any], ...]) -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    if quantised.is_one(folder):
+        return quantised.load(folder, dtype, attn_implementation="eager").eval()
     config = AutoConfig.from_pretrained(folder, **dict(changes))
     model = AutoModelForCausalLM.from_pretrained(
         folder, config=config, dtype=getattr(torch, dtype), attn_implementation="eager"
@@ -54,7 +58,7 @@ def logits(
     """Logits of every position, `[len(tokens)][vocabulary]`, in one forward pass.
 
     Args:
-        jitter: the seed of what is added to the tokens' embeddings: up to one unit in the last place of bfloat16.
+        jitter: the seed of what is added to the tokens' embeddings: up to one unit in the last place of the type.
     """
     import torch
 
@@ -63,7 +67,7 @@ def logits(
     def jittered(module: Any, inputs: Any, output: Any) -> Any:
         assert jitter is not None
         noise = torch.rand(output.shape, generator=torch.Generator().manual_seed(jitter)) * 2 - 1
-        return (output.float() * (1 + noise * 2**-8)).to(output.dtype)
+        return (output.float() * (1 + noise * torch.finfo(output.dtype).eps / 2)).to(output.dtype)
 
     embeddings = model.get_input_embeddings()
     handle = embeddings.register_forward_hook(jittered) if jitter is not None else None

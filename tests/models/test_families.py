@@ -9,6 +9,7 @@ import pytest
 
 from tests.end_to_end.worker import Worker
 from tests.models.families import FAMILIES, WINDOW, has_experts, prompts
+from tests.models.ties import differences
 
 COUNT = 8
 # Far above float32 rounding (logits reach about 10), so that a different token is a different computation.
@@ -61,31 +62,13 @@ def test_bfloat16_tokens_equal_transformers_up_to_ties(
     folder = family_folder(family)
     expected = reference.call("reference_greedy", folder=folder, dtype="bfloat16", prompts=prompts(), count=COUNT)
     got = engine(family, "bfloat16")
-    equal = 0
-    for prompt, ours, theirs in zip(prompts(), got, expected, strict=True):
-        differing = [
-            index for index, pair in enumerate(zip(ours["token_ids"], theirs["token_ids"], strict=True))
-            if pair[0] != pair[1]
-        ]  # fmt: skip
-        if not differing:
-            equal += 1
-            continue
-        # Up to here the context is the same. It is a tie if the reference prefers its own token by less
-        # than its own rounding: twice the largest change that bfloat16 makes to any of its logits here. Where two
-        # experts are nearly as good, a bit decides between them, and one evaluation does not show it.
-        first = differing[0]
-        context = prompt + theirs["token_ids"][:first]
-        seeds = (None, *range(JITTERS)) if has_experts(family) else (None,)
-        exact, *rounded = (
-            reference.call("reference_logits", folder=folder, dtype=dtype, tokens=context, jitter=seed)[-1]
-            for dtype, seed in (("float32", None), *(("bfloat16", seed) for seed in seeds))
-        )
-        margin = rounded[0][theirs["token_ids"][first]] - rounded[0][ours["token_ids"][first]]
-        rounding = max(abs(low - high) for row in rounded for low, high in zip(row, exact, strict=True))
-        record_property("tie", {"position": first, "margin": margin, "rounding": rounding})
-        print(f"{family}: differs at token {first}: margin {margin:.4f}, bfloat16 rounding {rounding:.4f}")
-        assert margin <= 2 * rounding
-    record_property("equal_answers", equal)
+    jitters = JITTERS if has_experts(family) else 0
+    found = list(differences(reference, folder, prompts(), expected, got, jitters=jitters))
+    for difference in found:
+        record_property("tie", difference._asdict())
+        print(f"{family}: {difference}")
+    assert all(difference.tie for difference in found)
+    record_property("equal_answers", len(got) - len(found))
 
 
 @pytest.mark.parametrize("family", ["mistral-sliding-window", "gemma3"])

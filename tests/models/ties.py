@@ -1,34 +1,57 @@
-"""Comparing greedy tokens in bfloat16: equal, or different where the reference itself hardly prefers its own."""
+"""Where greedy tokens differ: whether the reference's own rounding could have decided otherwise."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from tests.end_to_end.worker import Worker
 
 
-def check(
+class Difference(NamedTuple):
+    """The first token in which an answer differs from the reference's; up to there both have the same context.
+
+    Attributes:
+        margin: by how much the reference's logits prefer its own token.
+        rounding: the largest change that the short type makes to any of its logits there.
+    """
+
+    prompt: int
+    position: int
+    margin: float
+    rounding: float
+
+    @property
+    def tie(self) -> bool:
+        return self.margin <= 2 * self.rounding
+
+
+def differences(
     reference: Worker,
     folder: str,
     prompts: list[list[int]],
-    answers: list[dict[str, Any]],
-    expected: list[dict[str, Any]],
-) -> None:
-    """Assert that `answers` are `expected`, transformers' bfloat16 tokens, up to the reference's ties.
+    expected: list[Any],
+    got: list[Any],
+    dtype: str = "bfloat16",
+    jitters: int = 0,
+) -> Iterator[Difference]:
+    """The differences between answers in a short type, each an object with `token_ids`.
 
-    It is a tie if the reference prefers its own token by less than its own rounding: twice the largest change that
-    bfloat16 makes to any of its logits there. Behind a tie contexts differ, and nothing is compared.
+    Args:
+        jitters: evaluations with embeddings that differ in their last bit. Where a bit decides (two experts that are
+            nearly as good, an activation between two integers), one evaluation does not show how much.
     """
-    for prompt, ours, theirs in zip(prompts, answers, expected, strict=True):
-        pairs = zip(ours["token_ids"], theirs["token_ids"], strict=True)
-        first = next((index for index, pair in enumerate(pairs) if pair[0] != pair[1]), None)
-        if first is None:
+    for number, (prompt, ours, theirs) in enumerate(zip(prompts, got, expected, strict=True)):
+        pairs = list(zip(ours["token_ids"], theirs["token_ids"], strict=True))
+        position = next((index for index, (one, other) in enumerate(pairs) if one != other), None)
+        if position is None:
             continue
-        context = prompt + theirs["token_ids"][:first]
-        low, high = (
-            reference.call("reference_logits", folder=folder, dtype=dtype, tokens=context)[-1]
-            for dtype in ("bfloat16", "float32")
+        our_token, their_token = pairs[position]
+        context = prompt + theirs["token_ids"][:position]
+        exact, *rounded = (
+            reference.call("reference_logits", folder=folder, dtype=kind, tokens=context, jitter=seed)[-1]
+            for kind, seed in (("float32", None), (dtype, None), *((dtype, seed) for seed in range(jitters)))
         )
-        margin = low[theirs["token_ids"][first]] - low[ours["token_ids"][first]]
-        rounding = max(abs(a - b) for a, b in zip(low, high, strict=True))
-        assert margin <= 2 * rounding, f"differs at token {first}: margin {margin:.4f}, rounding {rounding:.4f}"
+        margin = rounded[0][their_token] - rounded[0][our_token]
+        rounding = max(abs(low - high) for row in rounded for low, high in zip(row, exact, strict=True))
+        yield Difference(number, position, margin, rounding)

@@ -91,6 +91,10 @@ SIGNATURES = {
     + " i:globalBS i:outDtype i:commQuantMode i:groupListType s:commAlg t:xOut",
     "aclnnGroupedMatmulV4": _GMM + _GMM_OUT,
     "aclnnGroupedMatmulV5": _GMM + " a:tuningConfig" + _GMM_OUT,
+    "aclnnDynamicQuantV2": "t:x t:smoothScales t:groupIndex i:dstType t:yOut t:scaleOut t:offsetOut",
+    "aclnnAscendQuantV3": "t:x t:scale t:offset b:sqrtMode s:roundMode i:dstType i:axis t:y",
+    "aclnnQuantMatmulV5": "t:x1 t:x2 t:x1Scale t:x2Scale t:yScale t:x1Offset t:x2Offset t:yOffset t:bias"
+    " b:transposeX1 b:transposeX2 i:groupSize t:out",
     "aclnnFlashAttentionVarLenScore": "t:query t:key t:value t:realShift t:dropMask t:paddingMask t:attenMask a:prefix"
     " a:actualSeqQLen a:actualSeqKvLen d:scaleValue d:keepProb i:preTokens i:nextTokens i:headNum s:inputLayout"
     " i:innerPrecise i:sparseMode t:softmaxMax t:softmaxSum t:softmaxOut t:attentionOut",

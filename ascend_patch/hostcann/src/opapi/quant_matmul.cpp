@@ -1,0 +1,146 @@
+// aclnnQuantMatmulV5 with int8 operands: a product of integers, and what turns it back into numbers.
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+
+#include "opapi/operator.h"
+#include "opapi/tensors.h"
+
+namespace hostcann::opapi {
+namespace {
+
+// Whether a matrix lies in memory as its transpose, without gaps.
+bool transposed(const aclTensor& matrix) {
+  return matrix.shape.size() == 2 && matrix.strides[0] == 1 && matrix.strides[1] == matrix.shape[0];
+}
+
+bool without_gaps(const Call& c, const char* name) {
+  return is_contiguous(*c.tensor(name)) || transposed(*c.tensor(name));
+}
+
+int64_t last_in_memory(const Call& c, const char* name) {
+  return c.size(name, is_contiguous(*c.tensor(name)) ? 1 : 0);
+}
+
+// Rows in memory may be longer where the scales are floating and of one dimension, which this table demands anyway.
+bool short_rows(const Call& c, const char* name) { return c.has("x1Scale") || last_in_memory(c, name) <= 65535; }
+
+bool one_or(const Call& c, const char* name, int64_t size) { return c.size(name, 0) == 1 || c.size(name, 0) == size; }
+
+DataType out_type(const Call& c) { return c.tensor("out")->dtype; }
+
+bool bias_type_fits(const Call& c) {
+  if (!c.has("bias")) return true;
+  const DataType bias = c.tensor("bias")->dtype;
+  return bias == kInt32 || bias == kFloat || bias == out_type(c);
+}
+
+// (source: constraints, combinations of types; those with int8 operands that produce floating results)
+const OperatorTable kQuantMatmulV5{
+    "aclnnQuantMatmulV5", "CANN ops-nn, aclnnQuantMatmulV5.md", kA2A3A5,
+    {{"x1", dtypes(kInt8), 2, 2},
+     {"x2", dtypes(kInt8), 2, 2},
+     {"x1Scale", dtypes(kFloat), 1, 1, true, Presence::kOptional},
+     {"x2Scale", dtypes(kFloat, kBf16), 1, 1, true},
+     unsupported("yScale"),
+     unsupported("x1Offset"),
+     unsupported("x2Offset"),
+     unsupported("yOffset"),
+     {"bias", dtypes(kInt32, kFloat, kFloat16, kBf16), 1, 1, true, Presence::kOptional},
+     {"out", kHalfFloats, 2, 2, true}},
+    {{"transposeX1", "false (what is transposed lies so in memory)", "parameters, transposeX1",
+      [](const Call& c) { return c.integer("transposeX1") == 0; }},
+     {"transposeX2", "false (what is transposed lies so in memory)", "parameters, transposeX2",
+      [](const Call& c) { return c.integer("transposeX2") == 0; }},
+     {"groupSize", "0, scales of whole rows and columns (groups are not emulated)", "parameters, groupSize",
+      [](const Call& c) { return c.integer("groupSize") == 0; }},
+     {"x1", "a matrix without gaps, as it is or transposed", "parameters, x1",
+      [](const Call& c) { return without_gaps(c, "x1"); }},
+     {"x2", "a matrix without gaps, as it is or transposed", "parameters, x2",
+      [](const Call& c) { return without_gaps(c, "x2"); }},
+     {"x1", "at least one row and one column", "return values, empty tensors",
+      [](const Call& c) { return c.size("x1", 0) > 0 && c.size("x1", 1) > 0; }},
+     {"x2", "at least one column", "return values, empty tensors", [](const Call& c) { return c.size("x2", 1) > 0; }},
+     {"x2", "as many rows as x1 has columns", "function",
+      [](const Call& c) { return c.size("x2", 0) == c.size("x1", 1); }},
+     {"x1", "rows in memory of at most 65535 elements", "parameters, x1",
+      [](const Call& c) { return short_rows(c, "x1"); }},
+     {"x2", "rows in memory of at most 65535 elements", "parameters, x2",
+      [](const Call& c) { return short_rows(c, "x2"); }},
+     {"x1Scale", "one per row of x1", "constraints, x1Scale",
+      [](const Call& c) { return !c.has("x1Scale") || c.size("x1Scale", 0) == c.size("x1", 0); }},
+     {"x2Scale", "1 or one per column of x2", "constraints, x2Scale",
+      [](const Call& c) { return one_or(c, "x2Scale", c.size("x2", 1)); }},
+     {"x1Scale", "present where out is float16 (without it x2Scale is packed, which is not emulated)",
+      "constraints, types", [](const Call& c) { return out_type(c) != kFloat16 || c.has("x1Scale"); }},
+     {"x2Scale", "float32 where out is float16", "constraints, types",
+      [](const Call& c) { return out_type(c) != kFloat16 || c.tensor("x2Scale")->dtype == kFloat; }},
+     {"bias", "int32, float32 or the type of out", "constraints, types", bias_type_fits},
+     {"bias", "one per column of x2", "constraints, bias",
+      [](const Call& c) { return !c.has("bias") || c.size("bias", 0) == c.size("x2", 1); }},
+     {"out", "the rows of x1, the columns of x2", "parameters, out", [](const Call& c) {
+        return c.size("out", 0) == c.size("x1", 0) && c.size("out", 1) == c.size("x2", 1);
+      }}}};
+
+// float32 holds every sum of this many products of int8 exactly: 1024 * 128 * 128 is 2^24.
+constexpr int64_t kExact = 1024;
+
+at::Tensor integer_product(const at::Tensor& x1, const at::Tensor& x2) {
+  at::Tensor sum;
+  for (int64_t begin = 0; begin < x1.size(1); begin += kExact) {
+    const int64_t end = std::min(begin + kExact, x1.size(1));
+    const at::Tensor part =
+        at::mm(x1.slice(1, begin, end).to(at::kFloat), x2.slice(0, begin, end).to(at::kFloat)).to(at::kInt);
+    sum = sum.defined() ? sum.add_(part) : part;
+  }
+  return sum;
+}
+
+struct Product {
+  at::Tensor x1, x2, x1_scale, x2_scale, bias, out;
+};
+
+void multiply(const Product& p) {
+  at::Tensor sum = integer_product(p.x1, p.x2);
+  const bool on_integers = p.bias.defined() && p.bias.scalar_type() == at::kInt;
+  if (on_integers) sum.add_(p.bias);
+  at::Tensor result = sum.to(at::kFloat).mul_(p.x2_scale.to(at::kFloat));
+  if (p.x1_scale.defined()) result.mul_(p.x1_scale.unsqueeze(1));
+  if (p.bias.defined() && !on_integers) result.add_(p.bias.to(at::kFloat));
+  p.out.copy_(result);
+}
+
+// torch-npu passes empty tensors for offsets that there are none of.
+const aclTensor* unless_empty(const aclTensor* tensor) {
+  if (tensor == nullptr) return nullptr;
+  return std::find(tensor->shape.begin(), tensor->shape.end(), 0) != tensor->shape.end() ? nullptr : tensor;
+}
+
+}  // namespace
+}  // namespace hostcann::opapi
+
+using namespace hostcann;
+using namespace hostcann::opapi;
+
+ACL_API aclError aclnnQuantMatmulV5GetWorkspaceSize(const aclTensor* x1, const aclTensor* x2, const aclTensor* x1_scale,
+                                                    const aclTensor* x2_scale, const aclTensor* y_scale,
+                                                    const aclTensor* x1_offset, const aclTensor* x2_offset,
+                                                    const aclTensor* y_offset, const aclTensor* bias,
+                                                    bool transpose_x1, bool transpose_x2, int64_t group_size,
+                                                    aclTensor* out, uint64_t* workspace_size,
+                                                    aclOpExecutor** executor) {
+  Call call(kQuantMatmulV5);
+  call.input("x1", x1).input("x2", x2).input("x1Scale", x1_scale).input("x2Scale", x2_scale).input("yScale", y_scale);
+  call.input("x1Offset", unless_empty(x1_offset)).input("x2Offset", x2_offset);
+  call.input("yOffset", unless_empty(y_offset)).input("bias", bias);
+  call.integer("transposeX1", transpose_x1).integer("transposeX2", transpose_x2).integer("groupSize", group_size);
+  call.output("out", out);
+  if (aclError error = call.check()) return error;
+  return call.finish(workspace_size, executor,
+                     [product = Product{view(x1), view(x2), view(x1_scale), view(x2_scale), view(bias), view(out)}] {
+                       multiply(product);
+                     });
+}
+HOSTCANN_OPERATOR_RUN(aclnnQuantMatmulV5)

@@ -1,0 +1,88 @@
+"""W8A8 through CANN's quantized operators: weights per tensor or channel, activations per tensor or token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ascend_patch import npu
+
+
+class AscendInt8LinearKernel:
+    """What vLLM asks of a kernel for linear layers of int8; `c` is its description of the layers."""
+
+    def __init__(self, c: Any, *names: Any, **named: Any) -> None:
+        self.config = c
+        self.dtype = torch.get_default_dtype()  # the model's, while its layers are made
+
+    @classmethod
+    def is_supported(cls, compute_capability: int | None = None) -> tuple[bool, str | None]:
+        dtype = torch.get_default_dtype()
+        reason = npu.int8_matmul_refuses(dtype)
+        if reason and dtype == torch.float32:
+            reason += ": start with --dtype bfloat16"
+        return not reason, reason or None
+
+    @classmethod
+    def can_implement(cls, c: Any) -> tuple[bool, str | None]:
+        if c.is_static_input_scheme or c.input_symmetric:
+            return True, None
+        return False, "activations with a zero point per token are not supported: quantize them symmetrically"
+
+    def input_quant_key(self) -> None:
+        """Activations come as they are."""
+
+    def process_weights_after_loading(self, layer: Any) -> None:
+        """Weights as the operator takes them; what a step of the activations is worth, where that is known."""
+        weight, scale = layer.weight.data, layer.weight_scale.data.flatten().float()
+        if not self.config.is_channelwise:
+            widths = torch.tensor(layer.logical_widths, device=scale.device)
+            scale = scale.expand(len(layer.logical_widths)).repeat_interleave(widths)
+        if self.config.is_static_input_scheme:
+            step, zero_point = _input_range(layer)
+            # The operator multiplies by a number of the activations' type: its reciprocal is the step that counts.
+            layer.npu_reciprocal = (1 / step).to(self.dtype)
+            layer.npu_step = 1 / layer.npu_reciprocal.float()
+            layer.npu_zero_point = layer.npu_shift = None
+            if zero_point is not None:
+                layer.npu_zero_point = zero_point.to(layer.npu_reciprocal.dtype)
+                sums = weight.sum(1, dtype=torch.float32)
+                layer.npu_shift = -zero_point * layer.npu_step * scale * sums
+        layer.weight = torch.nn.Parameter(weight.t(), requires_grad=False)
+        layer.weight_scale = torch.nn.Parameter(scale, requires_grad=False)
+
+    def apply_weights(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """``x @ weight + bias``; `x` ``[..., k]`` and the result ``[..., columns]`` are float16 or bfloat16."""
+        rows = x.reshape(-1, x.shape[-1])
+        if rows.shape[0] == 0:
+            return x.new_empty(*x.shape[:-1], layer.weight.shape[1])
+        if self.config.is_static_input_scheme:
+            result = _with_known_step(layer, rows, bias)
+        else:
+            quantised, steps = npu.quantise_rows(rows)
+            result = npu.int8_matmul(quantised, layer.weight, layer.weight_scale, x.dtype, steps, bias)
+        return result.view(*x.shape[:-1], -1)
+
+
+def _with_known_step(layer: Any, rows: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    quantised = npu.quantise(rows, layer.npu_reciprocal, layer.npu_zero_point)
+    if layer.npu_shift is not None:
+        bias = layer.npu_shift if bias is None else layer.npu_shift + bias
+    # A scale per row is more than is known, but what CANN wants for float16.
+    steps = layer.npu_step.expand(rows.shape[0]).contiguous()
+    return npu.int8_matmul(quantised, layer.weight, layer.weight_scale, rows.dtype, steps, bias)
+
+
+def _input_range(layer: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Step ``[1]`` and zero point ``[1]`` (float32) that hold the ranges of all matrices that lie in this one."""
+    scales = layer.input_scale.data.flatten().float()
+    if layer.input_zero_point is None:
+        return scales.max().reshape(1), None
+    points = layer.input_zero_point.data.flatten().float()
+    highest, lowest = (scales * (127 - points)).max(), (scales * (-128 - points)).min()
+    step = ((highest - lowest) / 255).reshape(1)
+    return step, (-128 - lowest / step).round()
+
+
+KERNELS = [AscendInt8LinearKernel]

@@ -1,0 +1,101 @@
+"""Checkpoints with int8 weights and activations on the overlay, against their layers in exact integers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.worker import Worker, WorkerError
+from tests.models.families import prompts
+from tests.models.quantised import SCHEMES
+from tests.models.ties import differences
+
+pytestmark = pytest.mark.shows("int8 weights and activations")
+COUNT = 8
+JITTERS = 4
+GREEDY = {"temperature": 0, "max_tokens": COUNT, "ignore_eos": True, "detokenize": False}
+CASES = [*(("llama", scheme) for scheme in SCHEMES), ("qwen2", "channel-dynamic"), ("qwen2", "channel-shifted")]
+
+
+@pytest.fixture(scope="module")
+def quantised_folder(
+    reference: Worker, family_folder: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, str], str]:
+    """The checkpoint of a family in a scheme, made on first use."""
+    base = tmp_path_factory.mktemp("quantised")
+
+    def folder(family: str, scheme: str) -> str:
+        path: Path = base / f"{family}-{scheme}"
+        if not path.exists():
+            source = family_folder(family)
+            reference.call("make_quantised", source=source, folder=str(path), scheme=scheme)
+        return str(path)
+
+    return folder
+
+
+@pytest.fixture
+def engine(worker: Worker) -> Iterator[Callable[..., list[dict[str, Any]]]]:
+    """Run all prompts, in one batch, on a checkpoint."""
+    loaded = []
+
+    def run(folder: str, **options: Any) -> list[dict[str, Any]]:
+        worker.call("load", name=folder, model=folder, skip_tokenizer_init=True, **options)
+        loaded.append(folder)
+        answers: list[dict[str, Any]] = worker.call("generate", name=folder, prompts=prompts(), params=GREEDY)
+        return answers
+
+    yield run
+    for name in loaded:
+        worker.call("unload", name=name)
+
+
+@pytest.mark.parametrize(("family", "scheme"), CASES)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_tokens_equal_exact_integers_up_to_ties(
+    family: str, scheme: str, dtype: str, engine: Any, reference: Worker,
+    quantised_folder: Callable[[str, str], str], record_property: Any,
+) -> None:  # fmt: skip
+    folder = quantised_folder(family, scheme)
+    expected = reference.call("reference_greedy", folder=folder, dtype=dtype, prompts=prompts(), count=COUNT)
+    got = engine(folder, dtype=dtype)
+    found = list(differences(reference, folder, prompts(), expected, got, dtype, JITTERS))
+    for difference in found:
+        record_property("tie", difference._asdict())
+        print(f"{family} {scheme}: {difference}")
+    assert all(difference.tie for difference in found)
+    record_property("equal_answers", len(got) - len(found))
+
+
+def test_the_integers_matter_to_the_reference(
+    reference: Worker, family_folder: Callable[[str], str], quantised_folder: Callable[[str, str], str]
+) -> None:
+    """Guards the tests above: an engine that left the activations as they are would give other tokens."""
+    whole, rounded = (
+        reference.call("reference_greedy", folder=folder, dtype="float32", prompts=prompts(), count=COUNT)
+        for folder in (family_folder("llama"), quantised_folder("llama", "tensor-static"))
+    )
+    assert [answer["token_ids"] for answer in whole] != [answer["token_ids"] for answer in rounded]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "rounding"), [("channel-dynamic", "DynamicQuantV2"), ("channel-static", "AscendQuantV3")]
+)
+def test_a_linear_layer_is_two_operators(
+    scheme: str, rounding: str, engine: Any, worker: Worker, quantised_folder: Callable[[str, str], str]
+) -> None:
+    """Per step, as the device saw them: two layers of four matrices (queries, keys and values are one)."""
+    folder = quantised_folder("llama", scheme)
+    engine(folder, dtype="bfloat16")
+    options = {"name": folder, "prompts": [[5, 6, 7, 8], [9, 10, 11]]}
+    short, long = (worker.call("traced_counts", **options, params={**GREEDY, "max_tokens": count}) for count in (2, 6))
+    per_step = {name: (calls - short["aclnn"][name]) / 4 for name, calls in long["aclnn"].items()}
+    assert per_step["aclnnQuantMatmulV5"] == per_step[f"aclnn{rounding}"] == 8
+
+
+def test_float32_is_refused_with_a_remedy(engine: Any, quantised_folder: Callable[[str, str], str]) -> None:
+    with pytest.raises(WorkerError, match="start with --dtype bfloat16"):
+        engine(quantised_folder("llama", "channel-dynamic"), dtype="float32")
