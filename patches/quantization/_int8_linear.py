@@ -77,9 +77,10 @@ def _with_known_step(layer: Any, rows: torch.Tensor, bias: torch.Tensor | None) 
 def _input_range(layer: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Step ``[1]`` and zero point ``[1]`` (float32) that hold the ranges of all matrices that lie in this one."""
     scales = layer.input_scale.data.flatten().float()
-    if layer.input_zero_point is None:
+    zero_points = getattr(layer, "input_zero_point", None)  # older versions leave it out where there is none
+    if zero_points is None:
         return scales.max().reshape(1), None
-    points = layer.input_zero_point.data.flatten().float()
+    points = zero_points.data.flatten().float()
     highest, lowest = (scales * (127 - points)).max(), (scales * (-128 - points)).min()
     step = ((highest - lowest) / 255).reshape(1)
     return step, (-128 - lowest / step).round()

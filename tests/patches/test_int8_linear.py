@@ -69,7 +69,7 @@ def test_a_step_for_each_token(channelwise: bool, shape: tuple[int, ...], biased
 def test_a_step_that_was_known(channelwise: bool, shifted: bool, biased: bool, dtype: torch.dtype) -> None:
     """Activations that are whole steps come through exactly; the zero point is gone from the result."""
     kernel, layer, weight = made(dtype, channelwise=channelwise, static=True, shifted=shifted)
-    # Of the ranges of the three matrices the widest counts: with zero points from 0.03 * (-128 + 5) to 0.03 * (127 + 5).
+    # Of the three ranges the widest counts: with zero points from 0.03 * (-128 + 5) to 0.03 * (127 + 5).
     step = 0.03
     whole = torch.arange(INNER).remainder(60).sub(40).double().expand(4, INNER)
     x = (whole * step).to(dtype)
