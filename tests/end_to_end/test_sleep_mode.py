@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.end_to_end.worker import Worker, WorkerError
+from tests.end_to_end.server import serve
+from tests.end_to_end.worker import Worker, WorkerError, complaints
 from tests.models.families import prompts
 
 pytestmark = [pytest.mark.engine_process, pytest.mark.shows("sleep mode")]
@@ -88,3 +90,37 @@ def test_it_is_refused_with_a_remedy(variables: dict[str, str], reason: str, tmp
             process.call("load", name="r", model=tiny_llama, skip_tokenizer_init=True, enable_sleep_mode=True)
     finally:
         process.close()
+
+
+def test_a_server_sleeps_and_wakes_up(demo_model_folder: Path, tmp_path: Path) -> None:
+    """The requests that trainers send between two rounds; vLLM has them in development mode only."""
+    options = ["--served-model-name", "s", "--dtype", "float32", "--max-model-len", "256", "--enforce-eager",
+               "--kv-cache-memory-bytes", str(KV_CACHE_BYTES), "--enable-sleep-mode"]  # fmt: skip
+    environment = {"VLLM_SERVER_DEV_MODE": "1", "XDG_RUNTIME_DIR": str(tmp_path)}
+    body = {"model": "s", "prompt": "The capital of France is", "max_tokens": 8, "temperature": 0}
+    with serve(demo_model_folder, tmp_path / "server.log", *options, **environment) as server:
+
+        def answer() -> str:
+            text: str = server.post("/v1/completions", body)["choices"][0]["text"]
+            return text
+
+        def asleep() -> bool:
+            state: bool = json.loads(server.get("/is_sleeping"))["is_sleeping"]
+            return state
+
+        awake = answer()
+        assert "Paris" in awake and not asleep()
+        for _ in range(2):
+            server.post("/sleep?level=1", {})
+            assert asleep()
+            server.post("/wake_up", {})
+            assert not asleep() and answer() == awake
+        # Weights that come from a trainer need no place for caches while they arrive.
+        server.post("/sleep?level=2", {})
+        server.post("/wake_up?tags=weights", {})
+        assert asleep()
+        server.post("/collective_rpc", {"method": "reload_weights"})
+        server.post("/wake_up?tags=kv_cache", {})
+        assert not asleep() and answer() == awake
+    assert server.exit_code == 0
+    assert complaints(server.log()) == []
