@@ -178,13 +178,11 @@ def test_metrics_count_tokens_and_a_client_that_leaves_is_an_abort(server: Serve
     wait_for(server, "prompt_tokens_total", prompts + usage["prompt_tokens"])
     assert server.get("/health") == ""
 
-    aborted = metric(server, "request_success_total", finished_reason="abort")
     stream = server.stream("/v1/completions", {"model": MODEL, "prompt": "A long story:", "max_tokens": 450,
                                                "ignore_eos": True, "temperature": 0})  # fmt: skip
     assert next(stream)["choices"][0]["text"]
     stream.close()
     wait_for(server, "num_requests_running", 0)
-    assert metric(server, "request_success_total", finished_reason="abort") <= aborted + 1
     assert metric(server, "generation_tokens_total") < tokens + 7 + 450, "it went on for nobody"
     assert complete(server, "Snow is", 7)["usage"] == usage
 
