@@ -1,8 +1,8 @@
-"""Where greedy tokens differ: whether the reference's own rounding could have decided otherwise."""
+"""Comparing greedy tokens in a short type: equal, or different where the reference itself hardly prefers its own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from tests.end_to_end.worker import Worker
@@ -21,27 +21,35 @@ class Difference(NamedTuple):
     margin: float
     rounding: float
 
-    @property
-    def tie(self) -> bool:
-        return self.margin <= 2 * self.rounding
 
-
-def differences(
+def check(
     reference: Worker,
     folder: str,
     prompts: list[list[int]],
-    expected: list[Any],
-    got: list[Any],
+    answers: list[dict[str, Any]],
+    expected: list[dict[str, Any]],
+    *,
     dtype: str = "bfloat16",
     jitters: int = 0,
-) -> Iterator[Difference]:
-    """The differences between answers in a short type, each an object with `token_ids`.
+) -> list[Difference]:
+    """Assert that `answers` are `expected`, the reference's tokens in a short type, up to its ties; returns those.
+
+    It is a tie if the reference prefers its own token by less than twice its own rounding. Behind a tie contexts
+    differ, and nothing is compared.
 
     Args:
         jitters: evaluations with embeddings that differ in their last bit. Where a bit decides (two experts that are
             nearly as good, an activation between two integers), one evaluation does not show how much.
     """
-    for number, (prompt, ours, theirs) in enumerate(zip(prompts, got, expected, strict=True)):
+    found = list(_differences(reference, folder, zip(prompts, answers, expected, strict=True), dtype, jitters))
+    assert all(difference.margin <= 2 * difference.rounding for difference in found), found
+    return found
+
+
+def _differences(
+    reference: Worker, folder: str, cases: Iterable[tuple[list[int], Any, Any]], dtype: str, jitters: int
+) -> Iterator[Difference]:
+    for number, (prompt, ours, theirs) in enumerate(cases):
         pairs = list(zip(ours["token_ids"], theirs["token_ids"], strict=True))
         position = next((index for index, (one, other) in enumerate(pairs) if one != other), None)
         if position is None:
