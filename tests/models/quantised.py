@@ -1,8 +1,12 @@
-"""W8A8 checkpoints in the compressed-tensors format, and their layers in exact integers for the reference.
+"""W8A8 checkpoints in two formats, and their layers in exact integers for the reference.
 
-The weights of a family from `families`, each linear layer but the last as int8: a step per row (`channel`) or one for
-the whole matrix (`tensor`); activations with a step per token (`dynamic`) or one that was found beforehand (`static`),
-with a zero point in it (`shifted`).
+The weights of a family from `families`, each linear layer but the last as int8.
+
+compressed-tensors: a step per row (`channel`) or one for the whole matrix (`tensor`); activations with a step per token
+(`dynamic`) or one that was found beforehand (`static`), with a zero point in it (`shifted`).
+
+`modelslim`: attention with steps and zero points that were found beforehand, the first matrices of the MLP with a step
+per token, its last one as it is. `modelslim-half` keeps scales as float16 checkpoints do, as the bits of float32.
 """
 
 from __future__ import annotations
@@ -21,9 +25,16 @@ SCHEMES = {
 }
 
 
+MODELSLIM = ("modelslim", "modelslim-half")
+DESCRIPTION = "quant_model_description.json"
+PARTS = ("weight", "weight_scale", "weight_offset", "input_scale", "input_zero_point", "input_offset", "quant_bias",
+         "deq_scale", "bias")  # fmt: skip
+
+
 def is_one(folder: str) -> bool:
     """Whether a folder holds such a checkpoint."""
-    return "quantization_config" in json.loads(Path(folder, "config.json").read_text())
+    config = json.loads(Path(folder, "config.json").read_text())
+    return "quantization_config" in config or Path(folder, DESCRIPTION).exists()
 
 
 def description(weights: str, activations: str) -> dict[str, Any]:
@@ -64,7 +75,6 @@ def write(source: str, folder: str, scheme: str, prompts: list[list[int]]) -> No
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM
 
-    weights, activations = SCHEMES[scheme]
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, attn_implementation="eager").eval()
     seen: dict[str, list[Any]] = {}
     for name, module in _linears(model):
@@ -73,25 +83,62 @@ def write(source: str, folder: str, scheme: str, prompts: list[list[int]]) -> No
     with torch.no_grad():
         for prompt in prompts:
             model(torch.tensor([prompt]), use_cache=False)
-    tensors = {name: value.detach().bfloat16().contiguous() for name, value in model.state_dict().items()}
+    short = torch.float16 if scheme == "modelslim-half" else torch.bfloat16
+    tensors = {name: value.detach().to(short).contiguous() for name, value in model.state_dict().items()}
+    types = dict.fromkeys(tensors, "FLOAT")
     for name, module in _linears(model):
-        weight = module.weight.detach()
-        scale = weight.abs().amax(1, keepdim=True) / 127 if weights == "channel" else weight.abs().amax()[None] / 127
-        tensors[f"{name}.weight"] = torch.round(weight / scale).to(torch.int8)
-        tensors[f"{name}.weight_scale"] = scale
         lowest, highest = min(low for low, _ in seen[name]), max(high for _, high in seen[name])
-        if activations == "static":
-            tensors[f"{name}.input_scale"] = torch.maximum(-lowest, highest)[None] / 127
-        elif activations == "shifted":
-            step = (highest - lowest) / 255
-            tensors[f"{name}.input_scale"] = step[None]
-            tensors[f"{name}.input_zero_point"] = torch.round(-128 - lowest / step)[None].to(torch.int8)
+        if scheme not in MODELSLIM:
+            added, kind = _compressed(module, lowest, highest, *SCHEMES[scheme]), "W8A8"
+        elif name.endswith("down_proj"):
+            continue
+        elif "self_attn" in name:
+            added, kind = _modelslim_static(module, lowest, highest, scheme == "modelslim-half"), "W8A8"
+        else:
+            added, kind = _compressed(module, lowest, highest, "channel", "dynamic"), "W8A8_DYNAMIC"
+            added["weight_offset"] = torch.zeros_like(added["weight_scale"])
+        for part, value in added.items():
+            tensors[f"{name}.{part}"], types[f"{name}.{part}"] = value, kind
     target = Path(folder)
     target.mkdir()
     save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
     config = json.loads(Path(source, "config.json").read_text())
-    config["quantization_config"] = description(weights, activations)
+    if scheme in MODELSLIM:
+        (target / DESCRIPTION).write_text(json.dumps({"model_quant_type": "W8A8", "version": "1.0.0", **types}))
+    else:
+        config["quantization_config"] = description(*SCHEMES[scheme])
     (target / "config.json").write_text(json.dumps(config))
+
+
+def _compressed(module: Any, lowest: Any, highest: Any, weights: str, activations: str) -> dict[str, Any]:
+    import torch
+
+    weight = module.weight.detach()
+    scale = weight.abs().amax(1, keepdim=True) / 127 if weights == "channel" else weight.abs().amax()[None] / 127
+    parts = {"weight": torch.round(weight / scale).to(torch.int8), "weight_scale": scale}
+    if activations == "static":
+        parts["input_scale"] = torch.maximum(-lowest, highest)[None] / 127
+    elif activations == "shifted":
+        step = (highest - lowest) / 255
+        parts["input_scale"] = step[None]
+        parts["input_zero_point"] = torch.round(-128 - lowest / step)[None].to(torch.int8)
+    return parts
+
+
+def _modelslim_static(module: Any, lowest: Any, highest: Any, half: bool) -> dict[str, Any]:
+    """The layer's bias and the zero point are in `quant_bias`, in units of `deq_scale`."""
+    import torch
+
+    short = torch.float16 if half else torch.bfloat16
+    parts = _compressed(module, lowest, highest, "channel", "shifted")
+    step, point = parts["input_scale"].to(short), parts.pop("input_zero_point").to(short)
+    deq_scale = step.float() * parts.pop("weight_scale").flatten()
+    bias = -point.double() * parts["weight"].double().sum(1)
+    if module.bias is not None:
+        bias += module.bias.detach().double() / deq_scale.double()
+    parts |= {"input_scale": step, "input_offset": point, "quant_bias": torch.round(bias).to(torch.int32)}
+    parts["deq_scale"] = deq_scale.view(torch.int32).long() if half else deq_scale
+    return parts
 
 
 def load(folder: str, dtype: str, **options: Any) -> Any:
@@ -101,30 +148,41 @@ def load(folder: str, dtype: str, **options: Any) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(folder)
-    del config.quantization_config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
     model = AutoModelForCausalLM.from_config(config, **options).to(getattr(torch, dtype))
     tensors = load_file(Path(folder, "model.safetensors"))
-    for name, module in list(_linears(model)):
-        parts = {part: tensors.pop(f"{name}.{part}", None) for part in
-                 ("weight", "weight_scale", "input_scale", "input_zero_point", "bias")}  # fmt: skip
-        model.set_submodule(name, _exact(module, **parts))
+    for name, _ in list(_linears(model)):
+        if tensors[f"{name}.weight"].dtype == torch.int8:
+            model.set_submodule(name, _exact({part: tensors.pop(f"{name}.{part}", None) for part in PARTS}))
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     assert not unexpected and not missing, (missing, unexpected)
     return model
 
 
-def _exact(linear: Any, weight: Any, weight_scale: Any, input_scale: Any, input_zero_point: Any, bias: Any) -> Any:
+def _exact(parts: dict[str, Any]) -> Any:
     import torch
+
+    wide = {name: None if value is None else value.double() for name, value in parts.items()}
+    weight, bias, point = wide["weight"].t(), wide["bias"], wide["input_zero_point"]
+    bits = parts["deq_scale"]
+    if bits is not None and bits.dtype == torch.int64:
+        wide["deq_scale"] = bits.to(torch.int32).view(torch.float32).double()
 
     class Exact(torch.nn.Module):
         """Products of integers below 2**53 in float64, which holds them exactly; the rest in float64 as well."""
 
         def forward(self, x: Any) -> Any:
-            wide = x.double()
-            step = wide.abs().amax(-1, keepdim=True) / 127 if input_scale is None else input_scale.double()
-            point = 0 if input_zero_point is None else input_zero_point.double()
-            quantised = (torch.round(wide / step) + point).clamp(-128, 127) - point
-            result = (quantised @ weight.double().t()) * step * weight_scale.double().flatten()
-            return (result if bias is None else result + bias.double()).to(x.dtype)
+            return self.product(x.double()).to(x.dtype)
+
+        def product(self, x: Any) -> Any:
+            step = x.abs().amax(-1, keepdim=True) / 127 if wide["input_scale"] is None else wide["input_scale"]
+            if wide["deq_scale"] is not None:
+                integers = (torch.round(x / step) + wide["input_offset"]).clamp(-128, 127)
+                return (integers @ weight + wide["quant_bias"]) * wide["deq_scale"]
+            offset = 0 if point is None else point
+            integers = (torch.round(x / step) + offset).clamp(-128, 127) - offset
+            result = (integers @ weight) * step * wide["weight_scale"].flatten()
+            return result if bias is None else result + bias
 
     return Exact()

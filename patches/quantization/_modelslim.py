@@ -1,0 +1,83 @@
+"""What msModelSlim did to each layer of a model, read from its description.
+
+Source: msModelSlim, quantization formats, AscendV1: ``quant_model_description.json`` beside the weights gives each
+tensor a type, one for all tensors of a linear layer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from vllm.model_executor.layers.quantization.base_config import QuantizationConfig
+
+DESCRIPTION = "quant_model_description.json"
+
+
+class ModelSlimConfig(QuantizationConfig):
+    """Which type each tensor has, by its name in the checkpoint."""
+
+    def __init__(self, types: dict[str, Any]) -> None:
+        super().__init__()
+        self.types = types
+
+    def get_name(self) -> Any:
+        return "ascend"
+
+    def get_supported_act_dtypes(self) -> list[torch.dtype]:
+        return [torch.float16, torch.bfloat16]
+
+    @classmethod
+    def get_min_capability(cls) -> int:
+        """NPUs have none."""
+        return 0
+
+    @staticmethod
+    def get_config_filenames() -> list[str]:
+        return [DESCRIPTION]
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> ModelSlimConfig:
+        return cls(config)
+
+    def apply_vllm_mapper(self, hf_to_vllm_mapper: Any) -> None:
+        """Names as the model has them in vLLM."""
+        self.types = hf_to_vllm_mapper.apply_dict(self.types)
+
+    def get_quant_method(self, layer: torch.nn.Module, prefix: str) -> Any:
+        """How a layer computes; None where vLLM's own way is the right one.
+
+        Raises:
+            ValueError: the description does not know the layer, or says something that is not supported.
+        """
+        from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
+
+        from ascend_patch.patches.quantization._modelslim_linear import METHODS
+
+        if not isinstance(layer, LinearBase):
+            inside = f"{prefix}."
+            kinds = {str(kind) for name, kind in self.types.items() if name.startswith(inside)} - {"FLOAT"}
+            if kinds:
+                shown = ", ".join(sorted(kinds))
+                raise ValueError(f"{prefix} is {shown} in {DESCRIPTION}; only linear layers may be quantized here")
+            return None
+        kind = self.type_of(prefix)
+        if kind == "FLOAT":
+            return UnquantizedLinearMethod()
+        if kind not in METHODS:
+            known = ", ".join(("FLOAT", *METHODS))
+            raise ValueError(f"{prefix} is {kind} in {DESCRIPTION}, which does not run here: quantize it as {known}")
+        return METHODS[kind](prefix)
+
+    def type_of(self, prefix: str) -> str:
+        """The type of a linear layer; of one that holds several of the checkpoint's, theirs."""
+        path, _, name = prefix.rpartition(".")
+        parts = self.packed_modules_mapping.get(name, [name])
+        kinds = {part: self.types.get(f"{path}.{part}.weight" if path else f"{part}.weight") for part in parts}
+        found = set(kinds.values())
+        if found == {None}:
+            raise ValueError(f"{DESCRIPTION} says nothing about {prefix}: is it the one of this model?")
+        if len(found) > 1:
+            shown = ", ".join(f"{part} {kind}" for part, kind in kinds.items())
+            raise ValueError(f"{prefix} is one matrix here, but {DESCRIPTION} has {shown}: quantize them alike")
+        return str(found.pop())

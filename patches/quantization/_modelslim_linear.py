@@ -1,0 +1,124 @@
+"""Linear layers of msModelSlim's checkpoints: W8A8, with steps of the activations that are known or found per token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from vllm.model_executor.layers.linear import LinearMethodBase
+from vllm.model_executor.utils import set_weight_attrs
+
+from ascend_patch import npu
+from ascend_patch.patches.quantization._int8_linear import AscendInt8LinearKernel
+
+_ROWS = {"input_dim": 1, "output_dim": 0}
+
+
+def _parameter(layer: Any, name: str, shape: tuple[int, ...], dtype: torch.dtype, **attributes: Any) -> None:
+    parameter = torch.nn.Parameter(torch.empty(*shape, dtype=dtype), requires_grad=False)
+    layer.register_parameter(name, parameter)
+    set_weight_attrs(parameter, attributes)
+
+
+class Int8DynamicMethod(LinearMethodBase):
+    """``W8A8_DYNAMIC``: weight int8 ``[n, k]``, weight_scale and weight_offset ``[n, 1]``."""
+
+    def __init__(self, prefix: str) -> None:
+        supported, reason = AscendInt8LinearKernel.is_supported()
+        if not supported:
+            raise ValueError(f"{prefix} cannot run: {reason}")
+        self.prefix = prefix
+        config = SimpleNamespace(is_channelwise=True, is_static_input_scheme=False, input_symmetric=True)
+        self.kernel = AscendInt8LinearKernel(config)
+
+    def create_weights(
+        self,
+        layer: torch.nn.Module,
+        input_size_per_partition: int,
+        output_partition_sizes: list[int],
+        input_size: int,
+        output_size: int,
+        params_dtype: torch.dtype,
+        **attributes: Any,
+    ) -> None:
+        rows, load = sum(output_partition_sizes), attributes["weight_loader"]
+        _parameter(layer, "weight", (rows, input_size_per_partition), torch.int8, weight_loader=load, **_ROWS)
+        for name in ("weight_scale", "weight_offset"):
+            _parameter(layer, name, (rows, 1), torch.float32, weight_loader=load, output_dim=0)
+
+    def process_weights_after_loading(self, layer: Any) -> None:
+        if bool(layer.weight_offset.any()):
+            raise ValueError(
+                f"{self.prefix} has weights with zero points, which do not run here: quantize symmetrically"
+            )
+        del layer.weight_offset
+        self.kernel.process_weights_after_loading(layer)
+
+    def apply(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        return self.kernel.apply_weights(layer, x, bias)
+
+
+class Int8StaticMethod(Int8DynamicMethod):
+    """``W8A8``: ``(q @ weight + quant_bias) * deq_scale`` with q = ``x / input_scale + input_offset`` in integers.
+
+    `quant_bias` int32 ``[n]`` has the layer's own bias and the offset in it; `deq_scale` ``[n]`` is float32, in float16
+    checkpoints its bits as int64.
+    """
+
+    def create_weights(
+        self,
+        layer: torch.nn.Module,
+        input_size_per_partition: int,
+        output_partition_sizes: list[int],
+        input_size: int,
+        output_size: int,
+        params_dtype: torch.dtype,
+        **attributes: Any,
+    ) -> None:
+        rows, load = sum(output_partition_sizes), attributes["weight_loader"]
+        _parameter(layer, "weight", (rows, input_size_per_partition), torch.int8, weight_loader=load, **_ROWS)
+        _parameter(layer, "quant_bias", (rows,), torch.int32, weight_loader=load, output_dim=0)
+        _parameter(layer, "deq_scale", (rows,), torch.float32, weight_loader=_with_bits_as_floats(load), output_dim=0)
+        parts = len(output_partition_sizes)
+        for name in ("input_scale", "input_offset"):
+            _parameter(layer, name, (parts,), torch.float32, weight_loader=load, needs_scalar_to_array=parts > 1)
+
+    def process_weights_after_loading(self, layer: Any) -> None:
+        for name in ("input_scale", "input_offset"):
+            values = getattr(layer, name).data
+            if not bool((values == values[0]).all()):
+                raise ValueError(
+                    f"{self.prefix} is one matrix here, but its parts have the {name} {values.tolist()}: calibrate them"
+                    " together"
+                )
+        layer.npu_reciprocal = (1 / layer.input_scale.data[:1]).to(self.kernel.dtype)
+        layer.npu_zero_point = layer.input_offset.data[:1].to(self.kernel.dtype)
+        del layer.input_scale, layer.input_offset
+        layer.weight = torch.nn.Parameter(layer.weight.data.t(), requires_grad=False)
+        # Partial products of several ranks are added up: the bias goes to the first one's.
+        layer.npu_first = not getattr(layer, "input_is_parallel", False) or layer.tp_rank == 0
+
+    def apply(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        if rows.shape[0] == 0:
+            return x.new_empty(*x.shape[:-1], layer.weight.shape[1])
+        quantised = npu.quantise(rows, layer.npu_reciprocal, layer.npu_zero_point)
+        added = layer.quant_bias if layer.npu_first else None
+        ones = None
+        if x.dtype == torch.float16:
+            # The deq_scale that CANN would take without them is packed.
+            ones = torch.ones(rows.shape[0], dtype=torch.float32, device=x.device)
+        result = npu.int8_matmul(quantised, layer.weight, layer.deq_scale, x.dtype, ones, added)
+        return result.view(*x.shape[:-1], -1)
+
+
+def _with_bits_as_floats(load: Callable[..., None]) -> Callable[..., None]:
+    def loading(parameter: torch.nn.Parameter, loaded: torch.Tensor, *shard: Any) -> None:
+        load(parameter, loaded.to(torch.int32).view(torch.float32) if loaded.dtype == torch.int64 else loaded, *shard)
+
+    return loading
+
+
+METHODS: dict[str, type[Int8DynamicMethod]] = {"W8A8": Int8StaticMethod, "W8A8_DYNAMIC": Int8DynamicMethod}

@@ -1,0 +1,35 @@
+"""Checkpoints of msModelSlim, Ascend's tool for quantizing: ``--quantization ascend``."""
+
+from __future__ import annotations
+
+from ascend_patch.engine.vocabulary import Expiry, Patch, Register, Variant, Wrap
+
+_METHODS = "vllm.model_executor.layers.quantization"
+NAME = "ascend"
+
+PATCH = Patch(
+    id="quantization.modelslim",
+    why="vLLM does not know the format that Ascend's own tool writes, and that most quantized models for NPUs come in.",
+    requires=("platform.npu",),
+    variants=(
+        Variant(
+            versions=">=0.13.0,<0.34",
+            rewrites=(
+                Wrap(f"{_METHODS}:QUANTIZATION_METHODS", by=":with_our_name"),
+                Register(
+                    f"{_METHODS}:_CUSTOMIZED_METHOD_TO_QUANT_CONFIG",
+                    key=NAME,
+                    value="ascend_patch.patches.quantization._modelslim:ModelSlimConfig",
+                ),
+            ),
+        ),
+    ),
+    upstream="vllm/model_executor/layers/quantization/__init__.py, register_quantization_config",
+    unnecessary_when="vLLM reads quant_model_description.json.",
+    expires=(Expiry(f"{_METHODS}:get_quantization_config", mentions="quant_model_description"),),
+)
+
+
+def with_our_name(original: list[str]) -> list[str]:
+    """vLLM refuses methods that are not in this list."""
+    return [*original, NAME]
