@@ -46,9 +46,10 @@ class AscendInt8LinearKernel:
             layer.npu_step = 1 / layer.npu_reciprocal.float()
             layer.npu_zero_point = layer.npu_shift = None
             if zero_point is not None:
-                layer.npu_zero_point = zero_point.to(layer.npu_reciprocal.dtype)
-                sums = weight.sum(1, dtype=torch.float32)
-                layer.npu_shift = -zero_point * layer.npu_step * scale * sums
+                layer.npu_zero_point = zero_point.to(self.dtype)
+                layer.npu_shift = -zero_point * layer.npu_step * scale * weight.sum(1, dtype=torch.float32)
+            if self.dtype == torch.bfloat16:
+                scale = scale * layer.npu_step
         layer.weight = torch.nn.Parameter(weight.t(), requires_grad=False)
         layer.weight_scale = torch.nn.Parameter(scale, requires_grad=False)
 
@@ -69,8 +70,8 @@ def _with_known_step(layer: Any, rows: torch.Tensor, bias: torch.Tensor | None) 
     quantised = npu.quantise(rows, layer.npu_reciprocal, layer.npu_zero_point)
     if layer.npu_shift is not None:
         bias = layer.npu_shift if bias is None else layer.npu_shift + bias
-    # A scale per row is more than is known, but what CANN wants for float16.
-    steps = layer.npu_step.expand(rows.shape[0]).contiguous()
+    # For float16 CANN wants a scale per row; for bfloat16 the step is in the weights' scales.
+    steps = layer.npu_step.expand(rows.shape[0]).contiguous() if rows.dtype == torch.float16 else None
     return npu.int8_matmul(quantised, layer.weight, layer.weight_scale, rows.dtype, steps, bias)
 
 
