@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from vllm.model_executor.layers.quantization.base_config import QuantizationConfig
 
-DESCRIPTION = "quant_model_description.json"
+from ascend_patch.patches.quantization.modelslim import DESCRIPTION, NAME
 
 
 class ModelSlimConfig(QuantizationConfig):
@@ -22,7 +22,7 @@ class ModelSlimConfig(QuantizationConfig):
         self.types = types
 
     def get_name(self) -> Any:
-        return "ascend"
+        return NAME
 
     def get_supported_act_dtypes(self) -> list[torch.dtype]:
         return [torch.float16, torch.bfloat16]

@@ -1,11 +1,16 @@
-"""Checkpoints of msModelSlim, Ascend's tool for quantizing: ``--quantization ascend``."""
+"""Checkpoints of msModelSlim, Ascend's tool for quantizing: ``--quantization ascend``, or found in a folder."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from ascend_patch.engine.vocabulary import Expiry, Patch, Register, Variant, Wrap
 
 _METHODS = "vllm.model_executor.layers.quantization"
 NAME = "ascend"
+DESCRIPTION = "quant_model_description.json"
 
 PATCH = Patch(
     id="quantization.modelslim",
@@ -21,6 +26,7 @@ PATCH = Patch(
                     key=NAME,
                     value="ascend_patch.patches.quantization._modelslim:ModelSlimConfig",
                 ),
+                Wrap("vllm.config.model:ModelConfig._verify_quantization", by=":after_a_look_into_the_folder"),
             ),
         ),
     ),
@@ -33,3 +39,14 @@ PATCH = Patch(
 def with_our_name(original: list[str]) -> list[str]:
     """vLLM refuses methods that are not in this list."""
     return [*original, NAME]
+
+
+def after_a_look_into_the_folder(original: Callable[[Any], None]) -> Callable[[Any], None]:
+    """A description beside the weights says what they are; without it they would be loaded as other numbers."""
+
+    def _verify_quantization(self: Any) -> None:
+        if self.quantization is None and Path(self.model, DESCRIPTION).is_file():
+            self.quantization = NAME
+        original(self)
+
+    return _verify_quantization
