@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import json
 import math
 import re
@@ -23,7 +21,8 @@ from tests.end_to_end.worker import Worker, complaints
 
 pytestmark = pytest.mark.engine_process
 MODEL = "smollm2"
-# Before, and without that option, a signal ends the engine at once.
+# Before, and without that option, a server that is told to end waits for an open stream whose engine has stopped: stock
+# vLLM's CPU build of 0.32 does the same.
 DRAINS = Version(installed_vllm()) >= Version("0.18.0")
 TALE = (
     "the river carries a small boat past seven quiet towns while an old teacher counts stars and writes numbers into"
@@ -193,12 +192,11 @@ def test_sigterm_with_requests_in_flight_ends_cleanly(server: Server) -> None:
     body = {"model": MODEL, "prompt": "A long story:", "max_tokens": 60, "ignore_eos": True, "temperature": 0}
     stream = server.stream("/v1/completions", body)
     assert next(stream)["choices"][0]["text"]
+    if not DRAINS:
+        stream.close()
     before = len(server.log())
     server.stop(signal.SIGTERM)
-    reasons = []
-    with contextlib.suppress(*([] if DRAINS else [ConnectionError, http.client.IncompleteRead])):
-        reasons = [event["choices"][0]["finish_reason"] for event in stream if "choices" in event]
     if DRAINS:
-        assert reasons[-1] == "length"
+        assert [event["choices"][0]["finish_reason"] for event in stream if "choices" in event][-1] == "length"
     assert server.exit_code == 0, server.log()[before:]
     assert complaints(server.log()[before:]) == []
