@@ -15,13 +15,16 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from ascend_patch.hostcann import _paths
 
 ROUNDS = 40
 APPLY_ROUNDS = 5
 ANCHOR_MS = 81.0
+Measured = TypeVar("Measured")
 # Reads the two start-up files again in an interpreter that has not processed them (-S), as site does.
 TIME_THE_LINE = """
 import sys, time, json
@@ -93,14 +96,14 @@ def median_of_applying(first: bool) -> tuple[float, dict[str, int]]:
 
 
 def table() -> str:
-    anchors = [importing_wrapt() for _ in range(ROUNDS // 4)]
-    off, off_modules = start_up(on=False)
-    anchors += [importing_wrapt() for _ in range(ROUNDS // 4)]
-    on, on_modules = start_up(on=True)
-    anchors += [importing_wrapt() for _ in range(ROUNDS // 4)]
-    first, _ = median_of_applying(first=True)
-    anchors += [importing_wrapt() for _ in range(ROUNDS // 4)]
-    later, states = median_of_applying(first=False)
+    anchors: list[float] = []
+
+    def after_anchors(measured: Callable[[bool], Measured], how: bool) -> Measured:
+        anchors.extend(importing_wrapt() for _ in range(ROUNDS // 4))
+        return measured(how)
+
+    (off, off_modules), (on, on_modules) = (after_anchors(start_up, on) for on in (False, True))
+    (first, _), (later, states) = (after_anchors(median_of_applying, first) for first in (True, False))
     anchor = statistics.median(anchors)
     shown = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
 

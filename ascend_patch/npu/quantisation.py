@@ -14,7 +14,10 @@ def int8_matmul_refuses(dtype: torch.dtype) -> str:
     Source: CANN ops-nn, aclnnQuantMatmulV5; 310P multiplies int8 only by weights in its own fractal format.
     """
     if soc_family() == "310P":
-        return "on 310P, CANN multiplies int8 only by weights in the FRACTAL_NZ format, which are not made here"
+        return (
+            "on 310P, CANN multiplies int8 only by weights in the FRACTAL_NZ format, which are not made here: take a"
+            " model that is not quantized"
+        )
     if dtype not in (torch.float16, torch.bfloat16):
         return f"CANN's product of int8 matrices gives float16 or bfloat16, not {dtype}"
     return ""

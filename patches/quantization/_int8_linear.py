@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -55,15 +56,21 @@ class AscendInt8LinearKernel:
 
     def apply_weights(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """``x @ weight + bias``; `x` ``[..., k]`` and the result ``[..., columns]`` are float16 or bfloat16."""
-        rows = x.reshape(-1, x.shape[-1])
-        if rows.shape[0] == 0:
-            return x.new_empty(*x.shape[:-1], layer.weight.shape[1])
-        if self.config.is_static_input_scheme:
-            result = _with_known_step(layer, rows, bias)
-        else:
-            quantised, steps = npu.quantise_rows(rows)
-            result = npu.int8_matmul(quantised, layer.weight, layer.weight_scale, x.dtype, steps, bias)
-        return result.view(*x.shape[:-1], -1)
+        product = _with_known_step if self.config.is_static_input_scheme else _with_a_step_per_row
+        return over_rows(product, layer, x, bias)
+
+
+def over_rows(product: Callable[..., torch.Tensor], layer: Any, x: torch.Tensor, *more: Any) -> torch.Tensor:
+    """``product(layer, rows, *more)`` with all dimensions of `x` but the last in one; the operators want a row."""
+    rows = x.reshape(-1, x.shape[-1])
+    if rows.shape[0] == 0:
+        return x.new_empty(*x.shape[:-1], layer.weight.shape[1])
+    return product(layer, rows, *more).view(*x.shape[:-1], -1)
+
+
+def _with_a_step_per_row(layer: Any, rows: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    quantised, steps = npu.quantise_rows(rows)
+    return npu.int8_matmul(quantised, layer.weight, layer.weight_scale, rows.dtype, steps, bias)
 
 
 def _with_known_step(layer: Any, rows: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

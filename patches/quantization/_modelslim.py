@@ -59,7 +59,9 @@ class ModelSlimConfig(QuantizationConfig):
             kinds = {str(kind) for name, kind in self.types.items() if name.startswith(inside)} - {"FLOAT"}
             if kinds:
                 shown = ", ".join(sorted(kinds))
-                raise ValueError(f"{prefix} is {shown} in {DESCRIPTION}; only linear layers may be quantized here")
+                raise ValueError(
+                    f"{prefix} is {shown} in {DESCRIPTION}; only linear layers run here in int8: leave it FLOAT"
+                )
             return None
         kind = self.type_of(prefix)
         if kind == "FLOAT":

@@ -11,7 +11,7 @@ from vllm.model_executor.layers.linear import LinearMethodBase
 from vllm.model_executor.utils import set_weight_attrs
 
 from ascend_patch import npu
-from ascend_patch.patches.quantization._int8_linear import AscendInt8LinearKernel
+from ascend_patch.patches.quantization._int8_linear import AscendInt8LinearKernel, over_rows
 
 _ROWS = {"input_dim": 1, "output_dim": 0}
 
@@ -45,6 +45,9 @@ class Int8DynamicMethod(LinearMethodBase):
     ) -> None:
         rows, load = sum(output_partition_sizes), attributes["weight_loader"]
         _parameter(layer, "weight", (rows, input_size_per_partition), torch.int8, weight_loader=load, **_ROWS)
+        self._create_scales(layer, rows, len(output_partition_sizes), load)
+
+    def _create_scales(self, layer: torch.nn.Module, rows: int, parts: int, load: Callable[..., None]) -> None:
         for name in ("weight_scale", "weight_offset"):
             _parameter(layer, name, (rows, 1), torch.float32, weight_loader=load, output_dim=0)
 
@@ -67,21 +70,9 @@ class Int8StaticMethod(Int8DynamicMethod):
     checkpoints its bits as int64.
     """
 
-    def create_weights(
-        self,
-        layer: torch.nn.Module,
-        input_size_per_partition: int,
-        output_partition_sizes: list[int],
-        input_size: int,
-        output_size: int,
-        params_dtype: torch.dtype,
-        **attributes: Any,
-    ) -> None:
-        rows, load = sum(output_partition_sizes), attributes["weight_loader"]
-        _parameter(layer, "weight", (rows, input_size_per_partition), torch.int8, weight_loader=load, **_ROWS)
+    def _create_scales(self, layer: torch.nn.Module, rows: int, parts: int, load: Callable[..., None]) -> None:
         _parameter(layer, "quant_bias", (rows,), torch.int32, weight_loader=load, output_dim=0)
         _parameter(layer, "deq_scale", (rows,), torch.float32, weight_loader=_with_bits_as_floats(load), output_dim=0)
-        parts = len(output_partition_sizes)
         for name in ("input_scale", "input_offset"):
             _parameter(layer, name, (parts,), torch.float32, weight_loader=load, needs_scalar_to_array=parts > 1)
 
@@ -100,18 +91,19 @@ class Int8StaticMethod(Int8DynamicMethod):
         # Partial products of several ranks are added up: the bias goes to the first one's.
         layer.npu_first = not getattr(layer, "input_is_parallel", False) or layer.tp_rank == 0
 
-    def apply(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        if rows.shape[0] == 0:
-            return x.new_empty(*x.shape[:-1], layer.weight.shape[1])
-        quantised = npu.quantise(rows, layer.npu_reciprocal, layer.npu_zero_point)
-        added = layer.quant_bias if layer.npu_first else None
-        ones = None
-        if x.dtype == torch.float16:
-            # The deq_scale that CANN would take without them is packed.
-            ones = torch.ones(rows.shape[0], dtype=torch.float32, device=x.device)
-        result = npu.int8_matmul(quantised, layer.weight, layer.deq_scale, x.dtype, ones, added)
-        return result.view(*x.shape[:-1], -1)
+    def apply(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """`bias` is in `quant_bias` already."""
+        return over_rows(_product, layer, x)
+
+
+def _product(layer: Any, rows: torch.Tensor) -> torch.Tensor:
+    quantised = npu.quantise(rows, layer.npu_reciprocal, layer.npu_zero_point)
+    ones = None
+    if rows.dtype == torch.float16:
+        # The deq_scale that CANN would take without them is packed.
+        ones = torch.ones(rows.shape[0], dtype=torch.float32, device=rows.device)
+    added = layer.quant_bias if layer.npu_first else None
+    return npu.int8_matmul(quantised, layer.weight, layer.deq_scale, rows.dtype, ones, added)
 
 
 def _with_bits_as_floats(load: Callable[..., None]) -> Callable[..., None]:

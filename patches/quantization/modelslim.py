@@ -14,7 +14,7 @@ DESCRIPTION = "quant_model_description.json"
 
 PATCH = Patch(
     id="quantization.modelslim",
-    why="vLLM does not know the format that Ascend's own tool writes, and that most quantized models for NPUs come in.",
+    why="vLLM does not know the format that Ascend's own tool for quantizing writes.",
     requires=("platform.npu",),
     variants=(
         Variant(
@@ -42,7 +42,7 @@ def with_our_name(original: list[str]) -> list[str]:
 
 
 def after_a_look_into_the_folder(original: Callable[[Any], None]) -> Callable[[Any], None]:
-    """A description beside the weights says what they are; without it they would be loaded as other numbers."""
+    """A description beside the weights says what they are: nobody has to say it again."""
 
     def _verify_quantization(self: Any) -> None:
         if self.quantization is None and Path(self.model, DESCRIPTION).is_file():
