@@ -156,6 +156,22 @@ def make_encoder(encoder: str, folder: str) -> None:
     encoders.write(encoder, folder)
 
 
+def make_draft_target(kind: str, folder: str) -> None:
+    """Save the model that heads of a kind draft for; see `tests.models.drafters`."""
+    from tests.models import drafters
+
+    drafters.write_target(kind, folder)
+
+
+def make_drafter(
+    kind: str, target: str, folder: str, prompts: list[list[int]], length: int, drafts: int
+) -> dict[str, Any]:
+    """Train a head and say what becomes of its drafts; see `tests.models.drafters.write`."""
+    from tests.models import drafters
+
+    return drafters.write(kind, target, folder, prompts, length, drafts)
+
+
 def reference_hidden_states(folder: str, prompts: list[list[int]], **changes: Any) -> list[list[list[float]]]:
     """See `tests.models.reference.hidden_states`."""
     from tests.models import reference
