@@ -165,7 +165,7 @@ def make_draft_target(kind: str, folder: str) -> None:
 
 def make_drafter(
     kind: str, target: str, folder: str, prompts: list[list[int]], length: int, drafts: int
-) -> dict[str, Any]:
+) -> list[dict[str, Any]]:
     """Train a head and say what becomes of its drafts; see `tests.models.drafters.write`."""
     from tests.models import drafters
 

@@ -26,8 +26,8 @@ SEEN_LAYERS = [1, 2, 3]
 
 def write_target(kind: str, folder: str) -> None:
     """Save the model that heads of a kind draft for."""
-    if kind == "mtp":
-        families.write("deepseek-v3", folder)
+    if kind in BESIDE:
+        families.write(BESIDE[kind], folder)
         return
     import transformers
 
@@ -234,6 +234,8 @@ def _published(name: str, value: Tensor) -> dict[str, Tensor]:
 
 
 KINDS: dict[str, type[Head]] = {"eagle": Eagle, "eagle3": Eagle3, "medusa": Medusa, "mtp": MultiToken}
+# Heads that lie beside the target's own weights, and the family of the target.
+BESIDE = {"mtp": "deepseek-v3", "mtp-latent": "deepseek-v3-latent"}
 _MORE_OF_CONFIG: dict[str, dict[str, Any]] = {
     "eagle": {"num_hidden_layers": 1},
     "eagle3": {
@@ -254,7 +256,9 @@ def _first_layer(target: Any) -> Any:
     return LlamaDecoderLayer(target.config, 0)
 
 
-def write(kind: str, target: str, folder: str, prompts: list[list[int]], length: int, drafts: int) -> dict[str, Any]:
+def write(
+    kind: str, target: str, folder: str, prompts: list[list[int]], length: int, drafts: int
+) -> list[dict[str, Any]]:
     """Train a head for the model in `target`, save it into `folder`, and say what becomes of its drafts.
 
     Args:
@@ -262,7 +266,7 @@ def write(kind: str, target: str, folder: str, prompts: list[list[int]], length:
         drafts: proposed at a time.
 
     Returns:
-        ``token_ids`` of each prompt, and how many tokens are ``drafted`` and ``accepted`` in all.
+        Of each prompt the ``token_ids``, and how many tokens are ``drafted`` and ``accepted``.
     """
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM
@@ -270,30 +274,31 @@ def write(kind: str, target: str, folder: str, prompts: list[list[int]], length:
     model = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32, attn_implementation="eager").eval()
     model.requires_grad_(False)
     torch.manual_seed(families.SEED)
-    head = KINDS[kind](model)
+    head = KINDS[kind.partition("-")[0]](model)
     # A draft behind the last token is verified like any other.
     runs = [_run(model, head, prompt, length + drafts + 1) for prompt in prompts]
     _train(head, runs)
-    if kind == "mtp":  # the head lies beside the target's weights
+    if kind in BESIDE:
         shutil.copytree(target, folder)
     Path(folder).mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().clone().contiguous() for name, value in head.checkpoint().items()}
     save_file(tensors, Path(folder) / head.files)
     (Path(folder) / "config.json").write_text(json.dumps(_config(kind, model.config)))
-    drafted = accepted = 0
+    answers = []
     with torch.no_grad():
         for prompt, (tokens, seen, _) in zip(prompts, runs, strict=True):
-            more, taken = _speculate(head, tokens.tolist(), seen, len(prompt), length, drafts)
-            drafted, accepted = drafted + more, accepted + taken
-    answers = [run[0][len(prompt) :][:length].tolist() for prompt, run in zip(prompts, runs, strict=True)]
-    return {"token_ids": answers, "drafted": drafted, "accepted": accepted}
+            known = tokens.tolist()
+            drafted, accepted = _speculate(head, known, seen, len(prompt), length, drafts)
+            answer = known[len(prompt) : len(prompt) + length]
+            answers.append({"token_ids": answer, "drafted": drafted, "accepted": accepted})
+    return answers
 
 
 def _config(kind: str, target: Any) -> dict[str, Any]:
     if kind == "medusa":
         sizes = {"hidden_size": target.hidden_size, "vocab_size": target.vocab_size}
         return {"model_type": "medusa", "architectures": ["MedusaModel"], "num_heads": HEADS, **sizes}
-    return {**target.to_dict(), **_MORE_OF_CONFIG[kind]}
+    return {**target.to_dict(), **_MORE_OF_CONFIG[kind.partition("-")[0]]}
 
 
 def _run(model: Any, head: Head, prompt: list[int], length: int) -> tuple[Tensor, Tensor, Tensor]:
