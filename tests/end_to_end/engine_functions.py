@@ -163,13 +163,11 @@ def make_draft_target(kind: str, folder: str) -> None:
     drafters.write_target(kind, folder)
 
 
-def make_drafter(
-    kind: str, target: str, folder: str, prompts: list[list[int]], length: int, drafts: int
-) -> list[dict[str, Any]]:
+def make_drafter(**arguments: Any) -> list[dict[str, Any]]:
     """Train a head and say what becomes of its drafts; see `tests.models.drafters.write`."""
     from tests.models import drafters
 
-    return drafters.write(kind, target, folder, prompts, length, drafts)
+    return drafters.write(**arguments)
 
 
 def reference_hidden_states(folder: str, prompts: list[list[int]], **changes: Any) -> list[list[list[float]]]:

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from packaging.version import Version
 
-from tests.end_to_end.conftest import Engine, installed_vllm, skip_before
+from tests.end_to_end.conftest import Engine, drafting_environment, skip_before
 from tests.end_to_end.worker import Worker
 from tests.models.families import prompts
 
@@ -26,11 +25,12 @@ NGRAM = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 4}
 
 @pytest.fixture(scope="module")
 def drafting_process(worker: Worker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
-    """Where engines take drafts: up to 0.13 one in the caller's own process never asks for them."""
-    if Version(installed_vllm()) >= Version("0.14.0"):
+    """Where engines take drafts."""
+    environment = drafting_environment()
+    if not environment:
         yield worker
         return
-    process = Worker(tmp_path_factory.mktemp("drafting") / "worker.log", VLLM_ENABLE_V1_MULTIPROCESSING="1")
+    process = Worker(tmp_path_factory.mktemp("drafting") / "worker.log", **environment)
     yield process
     # vLLM's client may see the engine's process end before its own and call that unexpected.
     process.call("unload", name="n-grams")

@@ -42,6 +42,7 @@ class Head(nn.Module):
     """Drafts token after token; each is a function of the tokens so far and of the target's hidden states."""
 
     files = "model.safetensors"
+    behind_norm = False
 
     def __init__(self, target: Any) -> None:
         super().__init__()
@@ -209,8 +210,9 @@ class MultiToken(Head):
         embeds = self.embedding[tokens].clone()
         embeds[0] = 0  # by its position
         joined = self.eh_proj(torch.cat([self.enorm(embeds), self.hnorm(hidden)], dim=-1))
-        outputs = self.norm(self.attend(self.layer, joined))
-        return outputs @ self.target_head.T, outputs
+        outputs = self.attend(self.layer, joined)
+        normed = self.norm(outputs)
+        return normed @ self.target_head.T, normed if self.behind_norm else outputs
 
     def checkpoint(self) -> dict[str, Tensor]:
         saved = {}
@@ -257,13 +259,14 @@ def _first_layer(target: Any) -> Any:
 
 
 def write(
-    kind: str, target: str, folder: str, prompts: list[list[int]], length: int, drafts: int
+    kind: str, target: str, folder: str, prompts: list[list[int]], length: int, drafts: int, behind_norm: bool
 ) -> list[dict[str, Any]]:
     """Train a head for the model in `target`, save it into `folder`, and say what becomes of its drafts.
 
     Args:
         length: greedy tokens to generate behind each prompt.
         drafts: proposed at a time.
+        behind_norm: whether MTP drafts its second token from hidden states behind its last norm (vLLM since 0.24).
 
     Returns:
         Of each prompt the ``token_ids``, and how many tokens are ``drafted`` and ``accepted``.
@@ -275,6 +278,7 @@ def write(
     model.requires_grad_(False)
     torch.manual_seed(families.SEED)
     head = KINDS[kind.partition("-")[0]](model)
+    head.behind_norm = behind_norm
     # A draft behind the last token is verified like any other.
     runs = [_run(model, head, prompt, length + drafts + 1) for prompt in prompts]
     _train(head, runs)

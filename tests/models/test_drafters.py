@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.version import Version
 
+from tests.end_to_end.conftest import drafting_environment, installed_vllm
 from tests.end_to_end.worker import Worker
 from tests.models.families import prompts
 
 pytestmark = pytest.mark.shows("speculation with EAGLE, EAGLE-3, Medusa and MTP")
-# Experts first: the first engine of a process makes its process groups, and a dense one makes none for experts.
 KINDS = ("mtp", "eagle", "eagle3", "medusa")
 LENGTH = 24
 DRAFTS = 3
 GREEDY = {"temperature": 0, "max_tokens": LENGTH, "ignore_eos": True, "detokenize": False}
+RELEASE = Version(installed_vllm())
 Made = tuple[str, dict[str, Any], list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def drafting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    """A process whose engines take drafts."""
+    # DeepSeek's attention over whole keys and values, which is there in float32.
+    environment = {**drafting_environment(), "VLLM_MLA_DISABLE": "1"}
+    process = Worker(tmp_path_factory.mktemp("drafting") / "worker.log", **environment)
+    yield process
+    assert process.close() == 0, process.log_tail()
+    assert process.complaints() == []
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +51,7 @@ def drafter(reference: Worker, tmp_path_factory: pytest.TempPathFactory) -> Call
                 prompts=prompts(),
                 length=LENGTH,
                 drafts=DRAFTS,
+                behind_norm=Version("0.24.0") <= RELEASE,
             )
             made[kind] = (*_served(kind, target, folder), expected)
         return made[kind]
@@ -50,25 +64,19 @@ def _served(kind: str, target: Path, folder: Path) -> tuple[str, dict[str, Any]]
     return (str(folder), settings) if kind == "mtp" else (str(target), {**settings, "model": str(folder)})
 
 
-@pytest.mark.parametrize(
-    ("kind", "asynchronous"),
-    # vLLM refuses Medusa with asynchronous scheduling.
-    [
-        (kind, asynchronous)
-        for kind in KINDS
-        for asynchronous in (False, True)
-        if (kind, asynchronous) != ("medusa", True)
-    ],
-    ids=lambda value: value if isinstance(value, str) else "asynchronous" if value else "synchronous",
-)
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["synchronous", "asynchronous"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_tokens_of_the_target_and_the_drafts_of_the_head(
-    kind: str, asynchronous: bool, worker: Worker, drafter: Callable[[str], Made]
+    kind: str, asynchronous: bool, drafting: Worker, drafter: Callable[[str], Made]
 ) -> None:
+    if kind == "medusa" and Version("0.33.0") <= RELEASE:
+        pytest.skip(f"vLLM had Medusa up to 0.32, not in {RELEASE}")
+    if kind == "medusa" and asynchronous:
+        pytest.skip("vLLM refuses Medusa with asynchronous scheduling")
     model, speculative, expected = drafter(kind)
-    name = f"{kind} {asynchronous}"
-    worker.call(
+    drafting.call(
         "load",
-        name=name,
+        name=kind,
         model=model,
         dtype="float32",
         skip_tokenizer_init=True,
@@ -76,8 +84,12 @@ def test_the_tokens_of_the_target_and_the_drafts_of_the_head(
         async_scheduling=asynchronous,
         speculative_config=speculative,
     )
-    answers = worker.call("generate", name=name, prompts=prompts(), params=GREEDY)
+    try:
+        answers = drafting.call("generate", name=kind, prompts=prompts(), params=GREEDY)
+        counts = drafting.call("accepted_drafts", name=kind)
+    finally:
+        drafting.call("unload", name=kind)
     assert [answer["token_ids"] for answer in answers] == [answer["token_ids"] for answer in expected]
     drafted, accepted = (sum(answer[key] for answer in expected) for key in ("drafted", "accepted"))
     assert accepted > 0.1 * drafted
-    assert worker.call("accepted_drafts", name=name) == [drafted, accepted]
+    assert counts == [drafted, accepted]

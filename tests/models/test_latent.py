@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.version import Version
 
+from tests.end_to_end.conftest import drafting_environment, installed_vllm
 from tests.end_to_end.worker import Worker, WorkerError
 from tests.models import ties
 from tests.models.families import LATENT_FAMILIES, prompts
@@ -98,7 +100,7 @@ def test_chunked_prefill_gives_the_same_tokens(engine: Any, agrees: Any) -> None
 
 
 def test_a_head_that_drafts_with_latent_attention(
-    reference: Worker, latent_worker: Worker, family_folder: Callable[[str], str], agrees: Any, tmp_path: Path
+    reference: Worker, family_folder: Callable[[str], str], agrees: Any, tmp_path: Path
 ) -> None:
     """MTP: several tokens of a request are verified at once, and the head has a latent cache of its own."""
     folder, family, drafts = str(tmp_path / "mtp"), "deepseek-v3-latent", 2
@@ -110,17 +112,22 @@ def test_a_head_that_drafts_with_latent_attention(
         prompts=prompts(),
         length=COUNT,
         drafts=drafts,
+        behind_norm=Version(installed_vllm()) >= Version("0.24.0"),
     )
     speculative = {"method": "mtp", "num_speculative_tokens": drafts}
     options = {**OPTIONS, "disable_log_stats": False, "async_scheduling": False, "speculative_config": speculative}
-    latent_worker.call("load", name="mtp", model=folder, **options)
     answers, counts = [], [0]
+    process = Worker(tmp_path / "worker.log", **drafting_environment())
     try:
+        process.call("load", name="mtp", model=folder, **options)
         for prompt in prompts():
-            answers += latent_worker.call("generate", name="mtp", prompts=[prompt], params=GREEDY)
-            counts.append(latent_worker.call("accepted_drafts", name="mtp")[1])
+            answers += process.call("generate", name="mtp", prompts=[prompt], params=GREEDY)
+            counts.append(process.call("accepted_drafts", name="mtp")[1])
+        process.call("unload", name="mtp")
     finally:
-        latent_worker.call("unload", name="mtp")
+        code = process.close()
+    assert code == 0, process.log_tail()
+    assert process.complaints() == []
     agrees(family, answers)
     # The reference drafts in float32; where bfloat16 says something else, the head was trained on other tokens.
     same = [number for number, answer in enumerate(answers) if answer["token_ids"] == expected[number]["token_ids"]]
