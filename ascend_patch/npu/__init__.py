@@ -32,6 +32,7 @@ _MODULES = {
         "gate_groups_supports",
         "gate_softmax",
         "grouped_matmul",
+        "int8_grouped_matmul",
         "route_tokens",
     ),
     "moe_ranks": ("Ranks", "Received", "ranks_of", "return_tokens", "send_tokens", "send_tokens_supports"),
@@ -66,6 +67,7 @@ __all__ = [
     "gelu_tanh",
     "gemma_rms_norm",
     "grouped_matmul",
+    "int8_grouped_matmul",
     "int8_matmul",
     "int8_matmul_refuses",
     "is_available",
@@ -132,6 +134,7 @@ if TYPE_CHECKING:
         gate_groups_supports,
         gate_softmax,
         grouped_matmul,
+        int8_grouped_matmul,
         route_tokens,
     )
     from ascend_patch.npu.moe_ranks import (

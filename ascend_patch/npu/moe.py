@@ -137,6 +137,43 @@ def grouped_matmul(
     return output[0]
 
 
+def int8_grouped_matmul(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    weight_scale: torch.Tensor,
+    counts: torch.Tensor,
+    dtype: torch.dtype,
+    row_scale: torch.Tensor,
+) -> torch.Tensor:
+    """`grouped_matmul` of int8, in integers, times the scales of the group's columns and of the rows.
+
+    Args:
+        x: int8 ``[rows, depth]``, contiguous; depth 1 to 65535.
+        weight: int8 ``[groups, columns, depth]``; up to 1024 groups.
+        weight_scale: float32 ``[groups, columns]``.
+        counts: ``[groups]`` int64 on the device: rows of each group, together at most all.
+        dtype: of the result, float16 or bfloat16.
+        row_scale: float32 ``[rows]``.
+
+    Returns:
+        ``[rows, columns]``; rows behind those that `counts` counts are not set.
+
+    Source: CANN ops-transformer, aclnnGroupedMatmulV4 and V5, A8W8, groups of rows; not on 310P.
+    """
+    output: list[torch.Tensor] = operators.npu_grouped_matmul(
+        [x],
+        [weight.transpose(1, 2)],
+        scale=[weight_scale],
+        per_token_scale=[row_scale],
+        group_list=counts,
+        split_item=2,
+        group_type=0,
+        group_list_type=1,
+        output_dtype=dtype,
+    )
+    return output[0]
+
+
 def combine_tokens(
     rows: torch.Tensor, places: torch.Tensor, weights: torch.Tensor | None, left_out: bool = False
 ) -> torch.Tensor:

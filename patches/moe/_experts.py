@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +30,11 @@ def forward_oot(
         topk_ids: ``[tokens, k]`` integers, of all ranks' experts.
         shared_experts: run by vLLM's runner, not here; likewise their input. Not passed up to 0.21.
     """
+    return over_experts(computed, layer, x, topk_weights, topk_ids)
+
+
+def over_experts(compute: Callable[..., Any], layer: Any, x: Any, topk_weights: Any, topk_ids: Any) -> Any:
+    """`forward_oot` with ``compute(layer, rows, counts)`` as what the experts make of their rows."""
     if layer.apply_router_weight_on_input:  # one expert per token
         x, topk_weights = x * topk_weights.to(x.dtype), None
     chosen, num_experts, held = topk_ids.int(), layer.w13_weight.shape[0], None
@@ -39,9 +45,9 @@ def forward_oot(
         num_experts, held = placement.numbers, placement.held
         manager = layer.npu_manager
         if manager is not None and manager.fused_tokens:
-            return exchanged(layer, manager, x, topk_weights, chosen)
+            return exchanged(compute, layer, manager, x, topk_weights, chosen)
     rows, places, counts = npu.route_tokens(x, chosen, num_experts, held)
-    return npu.combine_tokens(computed(layer, rows, counts), places, topk_weights, left_out=held is not None)
+    return npu.combine_tokens(compute(layer, rows, counts), places, topk_weights, left_out=held is not None)
 
 
 def computed(layer: Any, rows: Any, counts: Any) -> Any:
@@ -50,13 +56,13 @@ def computed(layer: Any, rows: Any, counts: Any) -> Any:
     return npu.grouped_matmul(activated(layer, hidden), layer.w2_weight, counts, getattr(layer, "w2_bias", None))
 
 
-def exchanged(layer: Any, manager: Any, x: Any, weights: Any, experts: Any) -> Any:
-    """`forward_oot` of the own tokens alone, which travel to all ranks' experts and back within the operators."""
+def exchanged(compute: Callable[..., Any], layer: Any, manager: Any, x: Any, weights: Any, experts: Any) -> Any:
+    """`over_experts` of the own tokens alone, which travel to all ranks' experts and back within the operators."""
     if weights is None:
         weights = x.new_ones(experts.shape, dtype=torch.float32)
     whole = (experts, weights.float(), layer.npu_placement.numbers, manager.fused_tokens, manager.ranks())
     received = npu.send_tokens(x, *whole)
-    return npu.return_tokens(computed(layer, received.rows, received.counts), received, *whole)
+    return npu.return_tokens(compute(layer, received.rows, received.counts), received, *whole)
 
 
 class Placement(NamedTuple):
@@ -69,6 +75,15 @@ class Placement(NamedTuple):
     numbers: int
     held: tuple[int, int]
     table: Any = None
+
+
+def place(layer: Any) -> None:
+    """Remember which experts a rank holds, and how its tokens travel; nothing to remember without ranks."""
+    if layer.expert_map is not None:
+        from vllm.distributed import get_ep_group
+
+        layer.npu_placement = placement_of(layer.expert_map)
+        layer.npu_manager = get_ep_group().device_communicator.all2all_manager
 
 
 def placement_of(expert_map: Any) -> Placement:

@@ -56,7 +56,7 @@ def no_modular_kernel(self: Any, routing_tables: Any = None) -> None:
 
 def then_prepare_experts(original: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
     """Biases of bfloat16 experts as float32, which is what the grouped product adds; which experts a rank holds."""
-    from ascend_patch.patches.moe._experts import placement_of
+    from ascend_patch.patches.moe._experts import place
 
     def process_weights_after_loading(self: Any, layer: Any) -> None:
         original(self, layer)
@@ -64,10 +64,6 @@ def then_prepare_experts(original: Callable[[Any, Any], None]) -> Callable[[Any,
             bias = getattr(layer, name, None)
             if bias is not None and str(bias.dtype) == "torch.bfloat16":
                 bias.data = bias.data.float()
-        if layer.expert_map is not None:
-            from vllm.distributed import get_ep_group
-
-            layer.npu_placement = placement_of(layer.expert_map)
-            layer.npu_manager = get_ep_group().device_communicator.all2all_manager
+        place(layer)
 
     return process_weights_after_loading

@@ -55,14 +55,7 @@ class ModelSlimConfig(QuantizationConfig):
         from ascend_patch.patches.quantization._modelslim_linear import METHODS
 
         if not isinstance(layer, LinearBase):
-            inside = f"{prefix}."
-            kinds = {str(kind) for name, kind in self.types.items() if name.startswith(inside)} - {"FLOAT"}
-            if kinds:
-                shown = ", ".join(sorted(kinds))
-                raise ValueError(
-                    f"{prefix} is {shown} in {DESCRIPTION}; only linear layers run here in int8: leave it FLOAT"
-                )
-            return None
+            return self._method_of_experts(layer, prefix)
         kind = self.type_of(prefix)
         if kind == "FLOAT":
             return UnquantizedLinearMethod()
@@ -70,6 +63,20 @@ class ModelSlimConfig(QuantizationConfig):
             known = ", ".join(("FLOAT", *METHODS))
             raise ValueError(f"{prefix} is {kind} in {DESCRIPTION}, which does not run here: quantize it as {known}")
         return METHODS[kind](prefix)
+
+    def _method_of_experts(self, layer: Any, prefix: str) -> Any:
+        kinds = {str(kind) for name, kind in self.types.items() if name.startswith(f"{prefix}.")}
+        if kinds <= {"FLOAT"}:
+            return None
+        if kinds == {"W8A8_DYNAMIC"} and hasattr(layer, "moe_config"):
+            from ascend_patch.patches.quantization._modelslim_experts import int8_experts_method
+
+            return int8_experts_method(layer.moe_config, prefix)
+        shown = ", ".join(sorted(kinds))
+        raise ValueError(
+            f"{prefix} is {shown} in {DESCRIPTION}; beside linear layers only experts run here in int8, all of a layer"
+            " as W8A8_DYNAMIC: leave it FLOAT"
+        )
 
     def type_of(self, prefix: str) -> str:
         """The type of a linear layer; of one that holds several of the checkpoint's, theirs."""

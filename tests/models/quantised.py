@@ -5,6 +5,8 @@ The weights of a family from `families`, each linear layer but the last as int8.
 compressed-tensors: a step per row (`channel`) or one for the whole matrix (`tensor`); activations with a step per token
 (`dynamic`) or one that was found beforehand (`static`), with a zero point in it (`shifted`).
 
+Experts have a step per row and per token in both formats, and their gate stays as it is.
+
 `modelslim`: attention with steps and zero points that were found beforehand, the first matrices of the MLP with a step
 per token, its last one as it is. `modelslim-half` keeps scales as float16 checkpoints do, as the bits of float32.
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 SCHEMES = {
@@ -45,7 +48,7 @@ def description(weights: str, activations: str) -> dict[str, Any]:
         "quant_method": "compressed-tensors",
         "format": "int-quantized",
         "quantization_status": "compressed",
-        "ignore": ["lm_head"],
+        "ignore": ["lm_head", "re:.*mlp.gate$"],
         "config_groups": {
             "group_0": {
                 "targets": ["Linear"],
@@ -65,8 +68,23 @@ def _linears(model: Any) -> Iterator[tuple[str, Any]]:
     import torch
 
     for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear) and name != "lm_head":
+        if isinstance(module, torch.nn.Linear) and name != "lm_head" and not name.endswith(".gate"):
             yield name, module
+
+
+def _stacked_experts(model: Any) -> Iterator[tuple[str, Any]]:
+    """Experts whose matrices lie in one tensor, as transformers has them since 5."""
+    for name, module in model.named_modules():
+        if name.endswith(".experts") and hasattr(module, "gate_up_proj"):
+            yield name, module
+
+
+def _matrices(name: str, experts: Any) -> Iterator[tuple[str, Any]]:
+    """Each matrix under its name in checkpoints, as something with a `weight`."""
+    for number, (both, down) in enumerate(zip(experts.gate_up_proj, experts.down_proj, strict=True)):
+        gate, up = both.chunk(2)
+        for part, weight in (("gate_proj", gate), ("up_proj", up), ("down_proj", down)):
+            yield f"{name}.{number}.{part}", SimpleNamespace(weight=weight)
 
 
 def write(source: str, folder: str, scheme: str, prompts: list[list[int]]) -> None:
@@ -83,19 +101,29 @@ def write(source: str, folder: str, scheme: str, prompts: list[list[int]]) -> No
     with torch.no_grad():
         for prompt in prompts:
             model(torch.tensor([prompt]), use_cache=False)
+
+    def ranges(pairs: list[Any]) -> tuple[Any, Any]:
+        return min(low for low, _ in pairs), max(high for _, high in pairs)
+
     short = torch.float16 if scheme == "modelslim-half" else torch.bfloat16
     tensors = {name: value.detach().to(short).contiguous() for name, value in model.state_dict().items()}
+    matrices = list(_linears(model))
+    for name, experts in _stacked_experts(model):
+        del tensors[f"{name}.gate_up_proj"], tensors[f"{name}.down_proj"]
+        matrices += _matrices(name, experts)
     types = dict.fromkeys(tensors, "FLOAT")
-    for name, module in _linears(model):
-        lowest, highest = min(low for low, _ in seen[name]), max(high for _, high in seen[name])
-        if scheme not in MODELSLIM:
-            added, kind = _compressed(module, lowest, highest, *SCHEMES[scheme]), "W8A8"
+    for name, module in matrices:
+        if ".experts." in name:
+            added, kind = _compressed(module, None, None, "channel", "dynamic"), "W8A8_DYNAMIC"
+        elif scheme not in MODELSLIM:
+            added, kind = _compressed(module, *ranges(seen[name]), *SCHEMES[scheme]), "W8A8"
         elif name.endswith("down_proj"):
             continue
         elif "self_attn" in name:
-            added, kind = _modelslim_static(module, lowest, highest, scheme == "modelslim-half"), "W8A8"
+            added, kind = _modelslim_static(module, *ranges(seen[name]), scheme == "modelslim-half"), "W8A8"
         else:
-            added, kind = _compressed(module, lowest, highest, "channel", "dynamic"), "W8A8_DYNAMIC"
+            added, kind = _compressed(module, None, None, "channel", "dynamic"), "W8A8_DYNAMIC"
+        if scheme in MODELSLIM and kind == "W8A8_DYNAMIC":
             added["weight_offset"] = torch.zeros_like(added["weight_scale"])
         for part, value in added.items():
             tensors[f"{name}.{part}"], types[f"{name}.{part}"] = value, kind
@@ -154,10 +182,36 @@ def load(folder: str, dtype: str, **options: Any) -> Any:
     tensors = load_file(Path(folder, "model.safetensors"))
     for name, _ in list(_linears(model)):
         if tensors[f"{name}.weight"].dtype == torch.int8:
-            model.set_submodule(name, _exact({part: tensors.pop(f"{name}.{part}", None) for part in PARTS}))
+            model.set_submodule(name, _taken(tensors, name))
+    for name, experts in list(_stacked_experts(model)):
+        model.set_submodule(name, _exact_experts(tensors, name, len(experts.down_proj)))
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     assert not unexpected and not missing, (missing, unexpected)
     return model
+
+
+def _taken(tensors: dict[str, Any], name: str) -> Any:
+    return _exact({part: tensors.pop(f"{name}.{part}", None) for part in PARTS})
+
+
+def _exact_experts(tensors: dict[str, Any], name: str, count: int) -> Any:
+    """Stands in for transformers' experts, one after another."""
+    import torch
+
+    parts = ("gate_proj", "up_proj", "down_proj")
+    experts = [[_taken(tensors, f"{name}.{number}.{part}") for part in parts] for number in range(count)]
+
+    class Experts(torch.nn.Module):
+        def forward(self, hidden_states: Any, top_k_index: Any, top_k_weights: Any) -> Any:
+            result = torch.zeros_like(hidden_states)
+            for number, (gate, up, down) in enumerate(experts):
+                token, place = torch.where(top_k_index == number)
+                x = hidden_states[token]
+                answer = down(torch.nn.functional.silu(gate(x)) * up(x)) * top_k_weights[token, place].unsqueeze(1)
+                result.index_add_(0, token, answer.to(result.dtype))
+            return result
+
+    return Experts()
 
 
 def _exact(parts: dict[str, Any]) -> Any:

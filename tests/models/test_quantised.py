@@ -22,6 +22,8 @@ CASES = [
     *(("llama", scheme, "bfloat16") for scheme in SCHEMES),
     ("llama", "channel-dynamic", "float16"), ("llama", "channel-shifted", "float16"),
     ("qwen2", "channel-dynamic", "bfloat16"), ("qwen2", "channel-shifted", "float16"),
+    ("qwen3-moe", "channel-dynamic", "bfloat16"), ("qwen3-moe", "channel-dynamic", "float16"),
+    ("qwen3-moe", "modelslim-half", "float16"), ("glm4-moe", "modelslim", "bfloat16"),
     ("llama", "modelslim", "bfloat16"), ("qwen2", "modelslim", "bfloat16"), ("qwen2", "modelslim-half", "float16"),
 ]  # fmt: skip
 
@@ -101,17 +103,42 @@ def test_a_linear_layer_is_two_operators(
     assert [per_step.get(name, 0) for name in names] == [known, found, known + found]
 
 
+def test_a_layer_of_experts_is_four_operators(
+    engine: Any, worker: Worker, quantised_folder: Callable[[str, str], str]
+) -> None:
+    """Per step of two layers, beside routing, activation and sum; attention's two matrices are quantized as well."""
+    folder = quantised_folder("qwen3-moe", "channel-dynamic")
+    engine(folder, dtype="bfloat16")
+    options = {"name": folder, "prompts": [[5, 6, 7, 8], [9, 10, 11]]}
+    short, long = (worker.call("traced_counts", **options, params={**GREEDY, "max_tokens": count}) for count in (2, 6))
+    per_step = {name: (calls - short["aclnn"].get(name, 0)) / 4 for name, calls in long["aclnn"].items()}
+    grouped = sum(calls for name, calls in per_step.items() if name.startswith("aclnnGroupedMatmul"))
+    assert (grouped, per_step["aclnnDynamicQuantV2"], per_step["aclnnQuantMatmulV5"]) == (4, 8, 4)
+
+
+@pytest.mark.engine_process
+@pytest.mark.parametrize("experts", [False, True], ids=["TP2", "TP2 + EP"])
+def test_experts_of_two_devices(
+    experts: bool, reference: Worker, quantised_folder: Callable[[str, str], str], tmp_path: Path
+) -> None:
+    folder = quantised_folder("qwen3-moe", "channel-dynamic")
+    on_two_devices(folder, reference, tmp_path, enable_expert_parallel=experts)
+
+
 @pytest.mark.engine_process
 @pytest.mark.parametrize("scheme", ["modelslim", pytest.param("channel-shifted", marks=pytest.mark.slow)])
 def test_two_devices_add_a_bias_once(
     scheme: str, reference: Worker, quantised_folder: Callable[[str, str], str], tmp_path: Path
 ) -> None:
     """Where rows are split, partial products are added up; a zero point's part belongs to each, a bias to one."""
-    folder = quantised_folder("llama", scheme)
+    on_two_devices(quantised_folder("llama", scheme), reference, tmp_path)
+
+
+def on_two_devices(folder: str, reference: Worker, tmp_path: Path, **options: Any) -> None:
     expected = reference.call("reference_greedy", folder=folder, dtype="bfloat16", prompts=prompts(), count=COUNT)
     process = Worker(tmp_path / "worker.log", HOSTCANN_DEVICES="2", XDG_RUNTIME_DIR=str(tmp_path))
     process.call("load", name="two", model=folder, skip_tokenizer_init=True, dtype="bfloat16", tensor_parallel_size=2,
-                 distributed_executor_backend="mp")  # fmt: skip
+                 distributed_executor_backend="mp", **options)  # fmt: skip
     got = process.call("generate", name="two", prompts=prompts(), params=GREEDY)
     process.call("unload", name="two")
     assert process.close() == 0, process.log_tail()

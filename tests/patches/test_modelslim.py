@@ -74,8 +74,8 @@ def test_experts_and_others_are_left_to_vllm_unless_they_are_quantized() -> None
     config = ModelSlimConfig({f"{prefix}.0.up_proj.weight": "FLOAT", "model.embed_tokens.weight": "FLOAT"})
     assert config.get_quant_method(torch.nn.Module(), prefix) is None
     assert config.get_quant_method(torch.nn.Module(), "model.embed_tokens") is None
-    config = ModelSlimConfig({f"{prefix}.0.up_proj.weight": "W8A8_DYNAMIC"})
-    with pytest.raises(ValueError, match=r"experts is W8A8_DYNAMIC.*only linear layers"):
+    config = ModelSlimConfig({f"{prefix}.0.up_proj.weight": "W8A8_DYNAMIC", f"{prefix}.0.down_proj.weight": "FLOAT"})
+    with pytest.raises(ValueError, match=r"experts is FLOAT, W8A8_DYNAMIC.*all of a layer as W8A8_DYNAMIC"):
         config.get_quant_method(torch.nn.Module(), prefix)
 
 

@@ -210,6 +210,45 @@ def test_grouped_matmul(counts: list[int], biased: bool, transposed: bool, dtype
         )
 
 
+@pytest.mark.parametrize("per_row", [True, False])
+@pytest.mark.parametrize("transposed", [True, False])
+@pytest.mark.parametrize("depth", [40, 1500])
+@pytest.mark.parametrize(
+    ("dtype", "scale_dtype"),
+    [(torch.float16, torch.float32), (torch.bfloat16, torch.float32), (torch.bfloat16, torch.bfloat16)],
+)
+def test_grouped_matmul_of_int8(
+    dtype: torch.dtype, scale_dtype: torch.dtype, depth: int, transposed: bool, per_row: bool
+) -> None:
+    """Against exact integers; the result is rounded once."""
+    generator = torch.Generator().manual_seed(5)
+    counts = [2, 0, 3, 1]
+    x = torch.randint(-128, 128, (7, depth), generator=generator, dtype=torch.int8)
+    shape = (4, 24, depth) if transposed else (4, depth, 24)
+    stored = torch.randint(-128, 128, shape, generator=generator, dtype=torch.int8)
+    weight = stored.npu().transpose(1, 2) if transposed else stored.npu()
+    scale = (torch.rand(4, 24, generator=generator) * 1e-4).to(scale_dtype)
+    steps = torch.rand(7, generator=generator) if per_row else None
+    (out,) = npu.npu_grouped_matmul(
+        [x.npu()],
+        [weight],
+        scale=[scale.npu()],
+        per_token_scale=None if steps is None else [steps.npu()],
+        group_list=torch.tensor(counts).npu(),
+        split_item=2,
+        group_type=0,
+        group_list_type=1,
+        output_dtype=dtype,
+    )
+    assert (out.shape, out.dtype) == ((7, 24), dtype)
+    group = torch.repeat_interleave(torch.arange(4), torch.tensor(counts))
+    matrices = weight.cpu().long()[group]
+    exact = (x[:6].long().unsqueeze(1) @ matrices).squeeze(1).double() * scale[group].double()
+    if steps is not None:
+        exact *= steps[:6].double().unsqueeze(1)
+    torch.testing.assert_close(out.cpu()[:6].double(), exact, rtol=RELATIVE[dtype], atol=1e-6)
+
+
 @pytest.mark.parametrize(("values", "kind"), [([2, 5], 1), ([3, 2], 0), ([-1, 2], 1)])
 def test_groups_that_do_not_fit(values: list[int], kind: int) -> None:
     with pytest.raises(RuntimeError, match=r"aclnnGroupedMatmul: groupList\[\d\] is"):

@@ -18,6 +18,14 @@ _GMM = {
     "out": T((6, 16)),
 }
 _ONE_GROUP = {"groupList": T((1,), "int64")}
+# What int8 changes in it.
+INT8_GMM: Arguments = {
+    "x": T((6, 32), "int8"),
+    "weight": T((4, 32, 16), "int8"),
+    "bias": None,
+    "scale": T((4, 16), F),
+    "perTokenScale": T((6,), F),
+}
 _GMM_BAD: list[tuple[str, Arguments]] = [
     ("splitItem", {"splitItem": 1}),
     ("groupType", {"groupType": 2}),
@@ -38,6 +46,17 @@ _GMM_BAD: list[tuple[str, Arguments]] = [
     ("bias", {"bias": T((3, 16))}),
     ("out", {"out": T((6, 8))}),
     ("out", {"out": T((5, 16))}),
+    ("scale", {"scale": T((4, 16), F)}),
+    ("perTokenScale", {"perTokenScale": T((6,), F)}),
+    ("scale", {**INT8_GMM, "scale": None}),
+    ("scale", {**INT8_GMM, "scale": T((4, 16), "bfloat16")}),
+    ("scale", {**INT8_GMM, "scale": T((4, 8), F)}),
+    ("scale", {**INT8_GMM, "scale": T((1, 16), F)}),
+    ("perTokenScale", {**INT8_GMM, "perTokenScale": T((5,), F)}),
+    ("weight", {**INT8_GMM, "weight": T((4, 32, 16))}),
+    ("bias", {**INT8_GMM, "bias": T((4, 16), F)}),
+    ("out", {**INT8_GMM, "out": T((6, 16), F)}),
+    ("x", {**INT8_GMM, "x": T((6, 0), "int8"), "weight": T((4, 0, 16), "int8")}),
 ]
 
 # Two ranks with four experts each, three tokens with two experts each, on Atlas A2.

@@ -1,4 +1,4 @@
-// aclnnGroupedMatmulV4 and V5, unquantised: consecutive rows of x times a matrix of their own, one per group.
+// aclnnGroupedMatmulV4 and V5, floating or int8: consecutive rows of x times a matrix of their own, one per group.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/add.h>
 #include <ATen/ops/mm.h>
@@ -7,6 +7,7 @@
 #include <string>
 #include <utility>
 
+#include "opapi/integer_product.h"
 #include "opapi/operator.h"
 #include "opapi/tensors.h"
 
@@ -26,17 +27,31 @@ bool matrices_without_gaps(const Call& c) {
 
 int64_t weight_row(const Call& c) { return c.size("weight", transposed(*c.tensor("weight")) ? 1 : 2); }
 
+bool int8(const Call& c) { return c.tensor("x")->dtype == kInt8; }
+
+DataType out_type(const Call& c) { return c.tensor("out")->dtype; }
+
+bool out_type_fits(const Call& c) {
+  return int8(c) ? out_type(c) == kFloat16 || out_type(c) == kBf16 : c.same_dtype("x", "out");
+}
+
+// (source: constraints, A8W8, data types)
+bool scale_fits(const Call& c) {
+  if (!int8(c)) return !c.has("scale");
+  return c.has("scale") && (c.tensor("scale")->dtype == kFloat || out_type(c) == kBf16);
+}
+
 DataType bias_type(const Call& c) { return c.tensor("x")->dtype == kFloat16 ? kFloat16 : kFloat; }
 
 std::vector<TensorRow> rows_of_table() {
-  return {{"x", kFloats, 2, 2, true},
-          {"weight", kFloats, 3, 3},
+  return {{"x", dtypes(kFloat, kFloat16, kBf16, kInt8), 2, 2, true},
+          {"weight", dtypes(kFloat, kFloat16, kBf16, kInt8), 3, 3},
           {"bias", dtypes(kFloat, kFloat16), 2, 2, true, Presence::kOptional},
-          unsupported("scale"),
+          {"scale", dtypes(kFloat, kBf16), 2, 2, true, Presence::kOptional},
           unsupported("offset"),
           unsupported("antiquantScale"),
           unsupported("antiquantOffset"),
-          unsupported("perTokenScale"),
+          {"perTokenScale", dtypes(kFloat), 1, 1, true, Presence::kOptional},
           {"groupList", dtypes(kInt64), 1, 1, true},
           unsupported("activationInput"),
           unsupported("activationQuantScale"),
@@ -55,16 +70,24 @@ std::vector<Rule> rules_of_table() {
            [](const Call& c) { return c.integer("groupListType") == 0 || c.integer("groupListType") == 1; }},
           {"actType", "0, no activation", "constraints, unquantised",
            [](const Call& c) { return c.integer("actType") == 0; }},
-          {"weight", "the type of x", "constraints, unquantised, data types",
+          {"weight", "the type of x", "constraints, data types",
            [](const Call& c) { return c.same_dtype("x", "weight"); }},
-          {"out", "the type of x", "constraints, unquantised, data types",
-           [](const Call& c) { return c.same_dtype("x", "out"); }},
+          {"out", "the type of x; float16 or bfloat16 where that is int8 (int8 and int32 are not emulated)",
+           "constraints, data types", out_type_fits},
+          {"scale", "present where x is int8, and only there; float32 where out is float16",
+           "constraints, A8W8, data types", scale_fits},
+          {"perTokenScale", "only where x is int8", "constraints, unquantised, data types",
+           [](const Call& c) { return !c.has("perTokenScale") || int8(c); }},
+          {"bias", "none where x is int8 (not emulated)", "constraints, A8W8, data types",
+           [](const Call& c) { return !c.has("bias") || !int8(c); }},
           {"bias", "float16 beside float16, else float32", "constraints, unquantised, data types",
            [](const Call& c) { return !c.has("bias") || c.tensor("bias")->dtype == bias_type(c); }},
           {"weight", "matrices without gaps, each as it is or transposed", "constraints, transposition",
            matrices_without_gaps},
           {"weight", "[groups, columns of x, columns of out]", "function",
            [](const Call& c) { return c.size("weight", 1) == c.size("x", 1); }},
+          {"x", "at least one column where it is int8 (less is not documented)", "constraints, A8W8",
+           [](const Call& c) { return !int8(c) || c.size("x", 1) > 0; }},
           {"x", "fewer than 65536 columns", "constraints, last dimension",
            [](const Call& c) { return c.size("x", 1) < 65536; }},
           {"weight", "rows in memory of fewer than 65536 elements", "constraints, last dimension",
@@ -73,6 +96,13 @@ std::vector<Rule> rules_of_table() {
            [](const Call& c) { return c.size("groupList", 0) == c.size("weight", 0); }},
           {"groupList", "at most 1024 groups", "constraints, supported groupType",
            [](const Call& c) { return c.size("groupList", 0) <= 1024; }},
+          {"scale", "one row per matrix of weight, as wide as out", "parameters, scaleOptional",
+           [](const Call& c) {
+             return !c.has("scale") ||
+                    (c.size("scale", 0) == c.size("weight", 0) && c.size("scale", 1) == c.size("weight", 2));
+           }},
+          {"perTokenScale", "one per row of x", "parameters, perTokenScaleOptional",
+           [](const Call& c) { return !c.has("perTokenScale") || c.size("perTokenScale", 0) == c.size("x", 0); }},
           {"bias", "one row per matrix of weight, as wide as out", "function",
            [](const Call& c) {
              return !c.has("bias") ||
@@ -108,18 +138,29 @@ std::vector<std::pair<int64_t, int64_t>> ranges(const at::Tensor& list, bool tot
   return result;
 }
 
+struct Product {
+  at::Tensor x, weight, bias, scale, per_token_scale, list, out;
+  bool totals;
+};
+
+// float32 [end - begin, columns]: half types are rounded once, behind the bias; integers are exact up to the scale.
+at::Tensor product_of(const Product& p, int64_t group, int64_t begin, int64_t end) {
+  const at::Tensor rows = p.x.slice(0, begin, end), matrix = p.weight[group];
+  if (rows.scalar_type() != at::kChar) {
+    at::Tensor result = at::mm(rows.to(at::kFloat), matrix.to(at::kFloat));
+    return p.bias.defined() ? result.add_(p.bias[group].to(at::kFloat)) : result;
+  }
+  at::Tensor result = integer_product(rows, matrix).to(at::kFloat).mul_(p.scale[group].to(at::kFloat));
+  return p.per_token_scale.defined() ? result.mul_(p.per_token_scale.slice(0, begin, end).unsqueeze(1)) : result;
+}
+
 // Rows behind the last group keep what they hold, as documented.
-void multiply(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, const at::Tensor& list,
-              bool totals, const at::Tensor& out) {
+void multiply(const Product& p) {
   int64_t group = -1;
-  for (const auto& [begin, end] : ranges(list, totals, x.size(0))) {
+  for (const auto& [begin, end] : ranges(p.list, p.totals, p.x.size(0))) {
     ++group;
-    if (begin == end || out.size(1) == 0) continue;
-    at::Tensor rows = out.slice(0, begin, end);
-    // Half types are accumulated in float32 and rounded once, behind the bias.
-    at::Tensor product = at::mm(x.slice(0, begin, end).to(at::kFloat), weight[group].to(at::kFloat));
-    if (bias.defined()) product.add_(bias[group].to(at::kFloat));
-    rows.copy_(product);
+    if (begin == end || p.out.size(1) == 0) continue;
+    p.out.slice(0, begin, end).copy_(product_of(p, group, begin, end));
   }
 }
 
@@ -147,10 +188,15 @@ aclError prepare(const OperatorTable& table, const Lists& in, int64_t split_item
   call.at_most_single("activationFeatureOut", activation_feature_out);
   call.at_most_single("dynQuantScaleOut", dyn_quant_scale_out);
   if (aclError error = call.check()) return error;
-  return call.finish(workspace_size, executor,
-                     [x = view(call.tensor("x")), w = view(call.tensor("weight")), b = view(call.tensor("bias")),
-                      list = view(in.group_list), totals = group_list_type == 0,
-                      o = view(call.tensor("out"))] { multiply(x, w, b, list, totals, o); });
+  const Product product{view(call.tensor("x")),
+                        view(call.tensor("weight")),
+                        view(call.tensor("bias")),
+                        view(call.tensor("scale")),
+                        view(call.tensor("perTokenScale")),
+                        view(in.group_list),
+                        view(call.tensor("out")),
+                        group_list_type == 0};
+  return call.finish(workspace_size, executor, [product] { multiply(product); });
 }
 
 }  // namespace

@@ -1,10 +1,9 @@
 // aclnnQuantMatmulV5 with int8 operands: a product of integers, and what turns it back into numbers.
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/mm.h>
-#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 
+#include "opapi/integer_product.h"
 #include "opapi/operator.h"
 #include "opapi/tensors.h"
 
@@ -83,20 +82,6 @@ const OperatorTable kQuantMatmulV5{
      {"out", "the rows of x1, the columns of x2", "parameters, out", [](const Call& c) {
         return c.size("out", 0) == c.size("x1", 0) && c.size("out", 1) == c.size("x2", 1);
       }}}};
-
-// float32 holds every sum of this many products of int8 exactly: 1024 * 128 * 128 is 2^24.
-constexpr int64_t kExact = 1024;
-
-at::Tensor integer_product(const at::Tensor& x1, const at::Tensor& x2) {
-  at::Tensor sum;
-  for (int64_t begin = 0; begin < x1.size(1); begin += kExact) {
-    const int64_t end = std::min(begin + kExact, x1.size(1));
-    const at::Tensor part =
-        at::mm(x1.slice(1, begin, end).to(at::kFloat), x2.slice(0, begin, end).to(at::kFloat)).to(at::kInt);
-    sum = sum.defined() ? sum.add_(part) : part;
-  }
-  return sum;
-}
 
 struct Product {
   at::Tensor x1, x2, x1_scale, x2_scale, bias, out;
