@@ -92,7 +92,7 @@ def test_the_tokens_of_the_target_and_the_drafts_of_the_head(
     assert [answer["token_ids"] for answer in answers] == [answer["token_ids"] for answer in expected]
     drafted, accepted = (sum(answer[key] for answer in expected) for key in ("drafted", "accepted"))
     assert accepted > 0.1 * drafted
-    if Version("0.16.0") <= RELEASE:
+    if Version("0.14.0") <= RELEASE:
         assert counts == [drafted, accepted]
-    else:  # up to 0.15 vLLM itself lets later drafts of a request see the tokens that were rejected before
+    else:  # vLLM 0.13 itself lets later drafts of a request see the tokens that were rejected before
         assert counts[0] >= drafted and counts[1] >= 0.9 * accepted
