@@ -37,7 +37,15 @@ _MODULES = {
     ),
     "moe_ranks": ("Ranks", "Received", "ranks_of", "return_tokens", "send_tokens", "send_tokens_supports"),
     "norm": ("add_rms_norm", "gemma_rms_norm", "rms_norm"),
-    "quantisation": ("int8_matmul", "int8_matmul_refuses", "quantise", "quantise_rows"),
+    "quantisation": (
+        "int8_matmul",
+        "int8_matmul_refuses",
+        "pack_int4",
+        "quantise",
+        "quantise_rows",
+        "weight_only_matmul",
+        "weight_only_matmul_refuses",
+    ),
     "rotary": ("rotary_embedding", "rotary_embedding_supports"),
     "sampling": ("top_k_top_p",),
     "virtual_memory": ("Segment", "SegmentPool", "virtual_memory_refuses"),
@@ -74,6 +82,7 @@ __all__ = [
     "latent_attention",
     "latent_attention_refuses",
     "merge_attention",
+    "pack_int4",
     "paged_attention",
     "paged_attention_supports",
     "quantise",
@@ -99,6 +108,8 @@ __all__ = [
     "varlen_attention_supports",
     "vector_core_count",
     "virtual_memory_refuses",
+    "weight_only_matmul",
+    "weight_only_matmul_refuses",
 ]
 
 if TYPE_CHECKING:
@@ -146,7 +157,15 @@ if TYPE_CHECKING:
         send_tokens_supports,
     )
     from ascend_patch.npu.norm import add_rms_norm, gemma_rms_norm, rms_norm
-    from ascend_patch.npu.quantisation import int8_matmul, int8_matmul_refuses, quantise, quantise_rows
+    from ascend_patch.npu.quantisation import (
+        int8_matmul,
+        int8_matmul_refuses,
+        pack_int4,
+        quantise,
+        quantise_rows,
+        weight_only_matmul,
+        weight_only_matmul_refuses,
+    )
     from ascend_patch.npu.rotary import rotary_embedding, rotary_embedding_supports
     from ascend_patch.npu.sampling import top_k_top_p
     from ascend_patch.npu.virtual_memory import Segment, SegmentPool, virtual_memory_refuses

@@ -79,3 +79,59 @@ def int8_matmul(
         x, weight, weight_scale, pertoken_scale=row_scale, bias=bias, output_dtype=dtype
     )
     return result
+
+
+def weight_only_matmul_refuses(dtype: torch.dtype) -> str:
+    """Why `weight_only_matmul` cannot take activations of this dtype here, or "".
+
+    Source: CANN ops-nn, aclnnWeightQuantBatchMatmulV2; what 310P allows is another table, which nothing here follows.
+    """
+    if soc_family() == "310P":
+        return "weights alone in int8 or int4 are made for A2 and A3, not for 310P: take a model that is not quantized"
+    if dtype not in (torch.float16, torch.bfloat16):
+        return f"CANN multiplies float16 or bfloat16 by quantized weights, not {dtype}: start with --dtype bfloat16"
+    return ""
+
+
+def pack_int4(weight: torch.Tensor) -> torch.Tensor:
+    """Eight numbers in one, as `weight_only_matmul` takes them; waits for the device.
+
+    Args:
+        weight: int32 ``[k, columns]``, -8 to 7; columns a multiple of 8.
+
+    Returns:
+        int32 ``[k, columns / 8]``.
+
+    Source: torch-npu, npu_convert_weight_to_int4pack.
+    """
+    packed: torch.Tensor = operators.npu_convert_weight_to_int4pack(weight)
+    return packed
+
+
+def weight_only_matmul(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    scale: torch.Tensor,
+    offset: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    group: int = 0,
+) -> torch.Tensor:
+    """``x @ ((weight + offset) * scale) + bias``.
+
+    Args:
+        x: ``[rows, k]`` float16 or bfloat16, contiguous; at least one row.
+        weight: int8 ``[k, columns]``, contiguous or the transpose of a contiguous matrix, or from `pack_int4`.
+        scale: ``[groups, columns]`` of the type of `x`.
+        offset: like `scale`.
+        bias: ``[columns]``, float16 beside float16 and float32 beside bfloat16.
+        group: rows of `weight` that share a scale, a multiple of 32 below k; 0 where all do.
+
+    Returns:
+        ``[rows, columns]``, the type of `x`.
+
+    Source: CANN ops-nn, aclnnWeightQuantBatchMatmulV2; not on 310P in this form.
+    """
+    result: torch.Tensor = operators.npu_weight_quant_batchmatmul(
+        x, weight, scale, antiquant_offset=offset, bias=bias, antiquant_group_size=group
+    )
+    return result

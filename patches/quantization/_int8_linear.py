@@ -57,14 +57,16 @@ class AscendInt8LinearKernel:
     def apply_weights(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """``x @ weight + bias``; `x` ``[..., k]`` and the result ``[..., columns]`` are float16 or bfloat16."""
         product = _with_known_step if self.config.is_static_input_scheme else _with_a_step_per_row
-        return over_rows(product, layer, x, bias)
+        return over_rows(product, layer.weight.shape[1], layer, x, bias)
 
 
-def over_rows(product: Callable[..., torch.Tensor], layer: Any, x: torch.Tensor, *more: Any) -> torch.Tensor:
+def over_rows(
+    product: Callable[..., torch.Tensor], columns: int, layer: Any, x: torch.Tensor, *more: Any
+) -> torch.Tensor:
     """``product(layer, rows, *more)`` with all dimensions of `x` but the last in one; the operators want a row."""
     rows = x.reshape(-1, x.shape[-1])
     if rows.shape[0] == 0:
-        return x.new_empty(*x.shape[:-1], layer.weight.shape[1])
+        return x.new_empty(*x.shape[:-1], columns)
     return product(layer, rows, *more).view(*x.shape[:-1], -1)
 
 

@@ -26,10 +26,17 @@ SCHEMES = {
     "tensor-static": ("tensor", "static"),
     "channel-shifted": ("channel", "shifted"),
 }
-
-
+# Weights alone: bits, how many share a step, and whether they have a zero point.
+WEIGHT_ONLY = {
+    "w4-group": (4, 32, False),
+    "w4-channel": (4, None, False),
+    "w4-group-shifted": (4, 64, True),
+    "w8-group": (8, 32, False),
+    "w8-channel-shifted": (8, None, True),
+}
 MODELSLIM = ("modelslim", "modelslim-half")
 DESCRIPTION = "quant_model_description.json"
+PACKED = ("weight_packed", "weight_scale", "weight_zero_point", "weight_shape", "bias")
 PARTS = ("weight", "weight_scale", "weight_offset", "input_scale", "input_zero_point", "input_offset", "quant_bias",
          "deq_scale", "bias")  # fmt: skip
 
@@ -40,26 +47,32 @@ def is_one(folder: str) -> bool:
     return "quantization_config" in config or Path(folder, DESCRIPTION).exists()
 
 
-def description(weights: str, activations: str) -> dict[str, Any]:
+def description(scheme: str) -> dict[str, Any]:
     """The `quantization_config` of a model."""
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized" if scheme in WEIGHT_ONLY else "int-quantized",
+        "quantization_status": "compressed",
+        "ignore": ["lm_head", "re:.*mlp.gate$"],
+        "config_groups": {"group_0": {"targets": ["Linear"], **_arguments(scheme)}},
+    }
+
+
+def _arguments(scheme: str) -> dict[str, Any]:
+    if scheme in WEIGHT_ONLY:
+        bits, group, shifted = WEIGHT_ONLY[scheme]
+        strategy = {"strategy": "channel"} if group is None else {"strategy": "group", "group_size": group}
+        return {"weights": {"num_bits": bits, "type": "int", "symmetric": not shifted, "dynamic": False, **strategy}}
+    weights, activations = SCHEMES[scheme]
     dynamic = activations == "dynamic"
     common = {"num_bits": 8, "type": "int"}
     return {
-        "quant_method": "compressed-tensors",
-        "format": "int-quantized",
-        "quantization_status": "compressed",
-        "ignore": ["lm_head", "re:.*mlp.gate$"],
-        "config_groups": {
-            "group_0": {
-                "targets": ["Linear"],
-                "weights": {**common, "symmetric": True, "strategy": weights, "dynamic": False},
-                "input_activations": {
-                    **common,
-                    "symmetric": activations != "shifted",
-                    "strategy": "token" if dynamic else "tensor",
-                    "dynamic": dynamic,
-                },
-            }
+        "weights": {**common, "symmetric": True, "strategy": weights, "dynamic": False},
+        "input_activations": {
+            **common,
+            "symmetric": activations != "shifted",
+            "strategy": "token" if dynamic else "tensor",
+            "dynamic": dynamic,
         },
     }
 
@@ -113,7 +126,10 @@ def write(source: str, folder: str, scheme: str, prompts: list[list[int]]) -> No
         matrices += _matrices(name, experts)
     types = dict.fromkeys(tensors, "FLOAT")
     for name, module in matrices:
-        if ".experts." in name:
+        if scheme in WEIGHT_ONLY:
+            added, kind = _weight_only(module, *WEIGHT_ONLY[scheme]), "W4A16"
+            del tensors[f"{name}.weight"]
+        elif ".experts." in name:
             added, kind = _compressed(module, None, None, "channel", "dynamic"), "W8A8_DYNAMIC"
         elif scheme not in MODELSLIM:
             added, kind = _compressed(module, *ranges(seen[name]), *SCHEMES[scheme]), "W8A8"
@@ -134,7 +150,7 @@ def write(source: str, folder: str, scheme: str, prompts: list[list[int]]) -> No
     if scheme in MODELSLIM:
         (target / DESCRIPTION).write_text(json.dumps({"model_quant_type": "W8A8", "version": "1.0.0", **types}))
     else:
-        config["quantization_config"] = description(*SCHEMES[scheme])
+        config["quantization_config"] = description(scheme)
     (target / "config.json").write_text(json.dumps(config))
 
 
@@ -151,6 +167,46 @@ def _compressed(module: Any, lowest: Any, highest: Any, weights: str, activation
         parts["input_scale"] = step[None]
         parts["input_zero_point"] = torch.round(-128 - lowest / step)[None].to(torch.int8)
     return parts
+
+
+def _weight_only(module: Any, bits: int, group: int | None, shifted: bool) -> dict[str, Any]:
+    """Unsigned numbers, along the rows 4 or 8 of them in an int32, zero points along the columns."""
+    import torch
+
+    weight = module.weight.detach()
+    rows, depth = weight.shape
+    blocks = weight.view(rows, -1, group or depth)
+    top, middle = 2**bits - 1, 2 ** (bits - 1)
+    if shifted:
+        low, high = blocks.amin(2, keepdim=True).clamp_max(0), blocks.amax(2, keepdim=True).clamp_min(0)
+        scale = ((high - low) / top).bfloat16().float()
+        point = torch.round(-low / scale).clamp(0, top)
+    else:
+        scale = (blocks.abs().amax(2, keepdim=True) / (middle - 1)).bfloat16().float()
+        point = torch.full_like(scale, middle)
+    numbers = (torch.round(blocks / scale) + point).clamp(0, top).view(rows, depth).to(torch.int64)
+    parts = {
+        "weight_packed": _packed(numbers, bits),
+        "weight_scale": scale.squeeze(2).bfloat16(),
+        "weight_shape": torch.tensor([rows, depth]),
+    }
+    if shifted:
+        parts["weight_zero_point"] = _packed(point.squeeze(2).to(torch.int64).t(), bits).t().contiguous()
+    return parts
+
+
+def _packed(numbers: Any, bits: int) -> Any:
+    import torch
+
+    each = numbers.unflatten(1, (-1, 32 // bits))
+    return sum(each[..., place] << (bits * place) for place in range(32 // bits)).to(torch.int32)
+
+
+def _loose(packed: Any, bits: int) -> Any:
+    import torch
+
+    wide = packed.to(torch.int64)
+    return torch.stack([(wide >> (bits * place)) % 2**bits for place in range(32 // bits)], dim=2).flatten(1).double()
 
 
 def _modelslim_static(module: Any, lowest: Any, highest: Any, half: bool) -> dict[str, Any]:
@@ -181,13 +237,37 @@ def load(folder: str, dtype: str, **options: Any) -> Any:
     model = AutoModelForCausalLM.from_config(config, **options).to(getattr(torch, dtype))
     tensors = load_file(Path(folder, "model.safetensors"))
     for name, _ in list(_linears(model)):
-        if tensors[f"{name}.weight"].dtype == torch.int8:
+        if f"{name}.weight_packed" in tensors:
+            parts = {part: tensors.pop(f"{name}.{part}", None) for part in PACKED}
+            model.set_submodule(name, _exact_product(_restored(parts), parts["bias"]))
+        elif tensors[f"{name}.weight"].dtype == torch.int8:
             model.set_submodule(name, _taken(tensors, name))
     for name, experts in list(_stacked_experts(model)):
         model.set_submodule(name, _exact_experts(tensors, name, len(experts.down_proj)))
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     assert not unexpected and not missing, (missing, unexpected)
     return model
+
+
+def _restored(parts: dict[str, Any]) -> Any:
+    """The weights of `_weight_only` in float64."""
+    rows, depth = parts["weight_shape"].tolist()
+    bits = 32 * parts["weight_packed"].shape[1] // depth
+    scale, points = parts["weight_scale"].double(), parts["weight_zero_point"]
+    point = 2 ** (bits - 1) if points is None else _loose(points.t(), bits).t().unsqueeze(2)
+    blocks = _loose(parts["weight_packed"], bits).view(rows, scale.shape[1], -1)
+    return ((blocks - point) * scale.unsqueeze(2)).view(rows, depth)
+
+
+def _exact_product(weight: Any, bias: Any) -> Any:
+    import torch
+
+    class Exact(torch.nn.Module):
+        def forward(self, x: Any) -> Any:
+            result = x.double() @ weight.t()
+            return (result if bias is None else result + bias.double()).to(x.dtype)
+
+    return Exact()
 
 
 def _taken(tensors: dict[str, Any], name: str) -> Any:

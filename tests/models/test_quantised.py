@@ -11,7 +11,7 @@ import pytest
 from tests.end_to_end.worker import Worker, WorkerError
 from tests.models import ties
 from tests.models.families import prompts
-from tests.models.quantised import SCHEMES
+from tests.models.quantised import SCHEMES, WEIGHT_ONLY
 
 pytestmark = pytest.mark.shows("int8 weights and activations")
 COUNT = 8
@@ -24,6 +24,8 @@ CASES = [
     ("qwen2", "channel-dynamic", "bfloat16"), ("qwen2", "channel-shifted", "float16"),
     ("qwen3-moe", "channel-dynamic", "bfloat16"), ("qwen3-moe", "channel-dynamic", "float16"),
     ("qwen3-moe", "modelslim-half", "float16"), ("glm4-moe", "modelslim", "bfloat16"),
+    *(("llama", scheme, "bfloat16") for scheme in WEIGHT_ONLY),
+    ("qwen2", "w4-group-shifted", "float16"), ("qwen2", "w8-group", "bfloat16"),
     ("llama", "modelslim", "bfloat16"), ("qwen2", "modelslim", "bfloat16"), ("qwen2", "modelslim-half", "float16"),
 ]  # fmt: skip
 
@@ -103,6 +105,18 @@ def test_a_linear_layer_is_two_operators(
     assert [per_step.get(name, 0) for name in names] == [known, found, known + found]
 
 
+def test_quantized_weights_alone_cost_no_more_operators(
+    engine: Any, worker: Worker, quantised_folder: Callable[[str, str], str]
+) -> None:
+    """One product per linear layer, as without quantization."""
+    folder = quantised_folder("llama", "w4-group")
+    engine(folder, dtype="bfloat16")
+    options = {"name": folder, "prompts": [[5, 6, 7, 8], [9, 10, 11]]}
+    short, long = (worker.call("traced_counts", **options, params={**GREEDY, "max_tokens": count}) for count in (2, 6))
+    name = "aclnnWeightQuantBatchMatmulV2"
+    assert (long["aclnn"][name] - short["aclnn"][name]) / 4 == 8
+
+
 def test_a_layer_of_experts_is_four_operators(
     engine: Any, worker: Worker, quantised_folder: Callable[[str, str], str]
 ) -> None:
@@ -126,7 +140,7 @@ def test_experts_of_two_devices(
 
 
 @pytest.mark.engine_process
-@pytest.mark.parametrize("scheme", ["modelslim", pytest.param("channel-shifted", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("scheme", ["modelslim", "w4-group", pytest.param("channel-shifted", marks=pytest.mark.slow)])
 def test_two_devices_add_a_bias_once(
     scheme: str, reference: Worker, quantised_folder: Callable[[str, str], str], tmp_path: Path
 ) -> None:

@@ -31,8 +31,8 @@ class T:
     host: bool = False
 
 
-# The order of aclnnXxxGetWorkspaceSize. t tensor, l list of tensors, a integers, i int64, d double, b bool, s string,
-# c a number as an aclScalar; p:a+b a list of the tensors named a and b.
+# The order of aclnnXxxGetWorkspaceSize. t tensor, l list of tensors, a integers, i int64, n int, d double, b bool,
+# s string, c a number as an aclScalar; p:a+b a list of the tensors named a and b.
 _FIA_TENSORS = (
     "t:query l:key l:value t:pseShift t:attenMask a:actualSeqLengths a:actualSeqLengthsKv t:deqScale1 t:quantScale1"
     " t:deqScale2 t:quantScale2 t:quantOffset2 t:antiquantScale t:antiquantOffset t:blockTable t:queryPaddingSize"
@@ -95,6 +95,8 @@ SIGNATURES = {
     "aclnnAscendQuantV3": "t:x t:scale t:offset b:sqrtMode s:roundMode i:dstType i:axis t:y",
     "aclnnQuantMatmulV5": "t:x1 t:x2 t:x1Scale t:x2Scale t:yScale t:x1Offset t:x2Offset t:yOffset t:bias"
     " b:transposeX1 b:transposeX2 i:groupSize t:out",
+    "aclnnWeightQuantBatchMatmulV2": "t:x t:weight t:antiquantScale t:antiquantOffset t:quantScale t:quantOffset t:bias"
+    " n:antiquantGroupSize t:y",
     "aclnnFlashAttentionVarLenScore": "t:query t:key t:value t:realShift t:dropMask t:paddingMask t:attenMask a:prefix"
     " a:actualSeqQLen a:actualSeqKvLen d:scaleValue d:keepProb i:preTokens i:nextTokens i:headNum s:inputLayout"
     " i:innerPrecise i:sparseMode t:softmaxMax t:softmaxSum t:softmaxOut t:attentionOut",
@@ -105,7 +107,7 @@ SIGNATURES = {
     + _FIA_NUMBERS
     + " i:queryQuantMode i:pseType t:attentionOut t:softmaxLse",
 }
-_CTYPES = {"i": ctypes.c_int64, "d": ctypes.c_double, "b": ctypes.c_bool, "s": ctypes.c_char_p}
+_CTYPES = {"i": ctypes.c_int64, "n": ctypes.c_int, "d": ctypes.c_double, "b": ctypes.c_bool, "s": ctypes.c_char_p}
 
 
 class Opapi:

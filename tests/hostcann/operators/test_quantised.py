@@ -111,3 +111,44 @@ def test_the_ends_of_int8_over_a_long_row_are_exact() -> None:
     one = torch.ones(1)
     result = npu.npu_quant_matmul(x1.npu(), x2.npu(), one.npu(), bias=bias.npu(), output_dtype=torch.bfloat16)
     assert result.tolist() == [[5.0]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize(("depth", "group"), [(64, 0), (96, 32), (80, 32), (129, 128)])
+def test_products_with_weights_alone_quantised(
+    depth: int, group: int, shifted: bool, bits: int, dtype: torch.dtype
+) -> None:
+    """Against float64; a weight is rounded once, to the type of the activations."""
+    generator = torch.Generator().manual_seed(bits + depth)
+    limit = 2 ** (bits - 1)
+    weight = torch.randint(-limit, limit, (depth, 24), generator=generator, dtype=torch.int32)
+    rows = 1 if group == 0 else -(-depth // group)
+    scale = (torch.rand(rows, 24, generator=generator) / limit).to(dtype)
+    offset = torch.randint(-3, 4, (rows, 24), generator=generator).to(dtype) if shifted else None
+    x = torch.randn(5, depth, generator=generator).to(dtype)
+    bias = torch.randn(24, generator=generator).to(torch.float16 if dtype == torch.float16 else torch.float32)
+    stored = npu.npu_convert_weight_to_int4pack(weight.npu()) if bits == 4 else weight.to(torch.int8).npu()
+    result = npu.npu_weight_quant_batchmatmul(
+        x.npu(),
+        stored,
+        scale.npu(),
+        antiquant_offset=None if offset is None else offset.npu(),
+        bias=bias.npu(),
+        antiquant_group_size=group,
+    )
+    each = torch.zeros(depth, dtype=torch.long) if group == 0 else torch.arange(depth) // group
+    shift = 0 if offset is None else offset.double()[each]
+    exact = ((weight.double() + shift) * scale.double()[each]).to(dtype).double()
+    expected = x.double() @ exact + bias.double()
+    assert (result.shape, result.dtype) == ((5, 24), dtype)
+    torch.testing.assert_close(result.cpu().double(), expected, rtol=torch.finfo(dtype).eps, atol=1e-4)
+
+
+def test_eight_bits_may_lie_transposed() -> None:
+    weight, scale = torch.randint(-128, 128, (24, 64), dtype=torch.int8), torch.rand(24, dtype=torch.float16) / 128
+    x = torch.randn(3, 64, dtype=torch.float16)
+    result = npu.npu_weight_quant_batchmatmul(x.npu(), weight.npu().t(), scale.npu())
+    expected = x.double() @ (weight.t().double() * scale.double()).half().double()
+    torch.testing.assert_close(result.cpu().double(), expected, rtol=1e-3, atol=1e-4)

@@ -17,6 +17,15 @@ _PRODUCT = {
     "bias": T((16,), F),
     "out": T((6, 16)),
 }
+_WEIGHT_ONLY = {
+    "x": T((6, 64)),
+    "weight": T((64, 16), "int8"),
+    "antiquantScale": T((2, 16)),
+    "antiquantOffset": T((2, 16)),
+    "bias": T((16,)),
+    "antiquantGroupSize": 32,
+    "y": T((6, 16)),
+}
 _LONG = {"x1Scale": None, "out": T((6, 16), "bfloat16")}
 
 VALID_QUANTISED: dict[str, Arguments] = {
@@ -36,6 +45,7 @@ VALID_QUANTISED: dict[str, Arguments] = {
         "y": T((4, 64), "int8"),
     },
     "aclnnQuantMatmulV5": _PRODUCT,
+    "aclnnWeightQuantBatchMatmulV2": _WEIGHT_ONLY,
 }
 
 INVALID_QUANTISED: dict[str, list[tuple[str, Arguments]]] = {
@@ -76,5 +86,41 @@ INVALID_QUANTISED: dict[str, list[tuple[str, Arguments]]] = {
         ("bias", {"bias": T((8,), F)}),
         ("out", {"out": T((6, 8))}),
         ("out", {"out": T((5, 16))}),
+    ],
+    "aclnnWeightQuantBatchMatmulV2": [
+        ("weight", {"weight": T((64, 16), "int8", (32, 1))}),
+        ("weight", {"weight": T((64, 2), I, (1, 64))}),
+        ("x", {"x": T((0, 64)), "y": T((0, 16))}),
+        (
+            "x",
+            {"x": T((6, 65536)), "weight": T((65536, 2), I), "antiquantScale": T((2048, 16)), "antiquantOffset": None},
+        ),
+        (
+            "weight",
+            {
+                "weight": T((64, 0), "int8"),
+                "antiquantScale": T((2, 0)),
+                "antiquantOffset": None,
+                "bias": None,
+                "y": T((6, 0)),
+            },
+        ),
+        ("weight", {"weight": T((32, 16), "int8")}),
+        ("antiquantGroupSize", {"antiquantGroupSize": 16}),
+        ("antiquantGroupSize", {"antiquantGroupSize": 64}),
+        ("antiquantGroupSize", {"antiquantGroupSize": 40}),
+        ("antiquantScale", {"antiquantScale": T((2, 16), "bfloat16"), "antiquantOffset": T((2, 16), "bfloat16")}),
+        ("antiquantScale", {"antiquantScale": T((16,)), "antiquantOffset": T((16,))}),
+        ("antiquantScale", {"antiquantScale": T((4, 16)), "antiquantOffset": T((4, 16))}),
+        ("antiquantScale", {"antiquantGroupSize": 0}),
+        ("antiquantScale", {"weight": T((64, 16), I), "bias": None, "y": T((6, 128))}),
+        ("antiquantOffset", {"antiquantOffset": T((16,))}),
+        ("antiquantOffset", {"antiquantOffset": T((2, 16), "bfloat16")}),
+        ("bias", {"bias": T((16,), F)}),
+        ("bias", {"bias": T((8,))}),
+        ("bias", {"bias": T((2, 16))}),
+        ("y", {"y": T((6, 8))}),
+        ("y", {"y": T((5, 16))}),
+        ("y", {"y": T((6, 16), "bfloat16")}),
     ],
 }
