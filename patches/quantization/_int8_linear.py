@@ -63,8 +63,11 @@ class AscendInt8LinearKernel:
 def over_rows(
     product: Callable[..., torch.Tensor], columns: int, layer: Any, x: torch.Tensor, *more: Any
 ) -> torch.Tensor:
-    """``product(layer, rows, *more)`` with all dimensions of `x` but the last in one; the operators want a row."""
-    rows = x.reshape(-1, x.shape[-1])
+    """``product(layer, rows, *more)`` with all dimensions of `x` but the last in one; the operators want a row.
+
+    The rows are contiguous: not every operator takes a part of a wider matrix.
+    """
+    rows = x.reshape(-1, x.shape[-1]).contiguous()
     if rows.shape[0] == 0:
         return x.new_empty(*x.shape[:-1], columns)
     return product(layer, rows, *more).view(*x.shape[:-1], -1)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from ascend_patch.patches.quantization._int8_linear import over_rows
 from ascend_patch.patches.quantization._weight_only_linear import AscendWeightOnlyKernel
 
 pytestmark = pytest.mark.usefixtures("device")
@@ -50,3 +51,9 @@ def test_what_does_not_is_refused_with_a_reason(changes: dict[str, Any], reason:
 def test_no_rows_give_no_rows() -> None:
     kernel = AscendWeightOnlyKernel(described(), "weight_packed", "weight_scale")
     assert kernel.apply_weights(SimpleNamespace(), torch.empty(2, 0, 128).npu()).shape == (2, 0, 64)
+
+
+def test_a_part_of_a_wider_matrix_becomes_rows() -> None:
+    wide = torch.arange(24.0).view(2, 2, 6).npu()
+    seen = over_rows(lambda layer, rows: rows if rows.is_contiguous() else None, 3, None, wide[..., :3])
+    assert torch.equal(seen, wide[..., :3])
