@@ -1,4 +1,4 @@
-"""Checkpoints with int8 weights and activations on the overlay, against their layers in exact integers."""
+"""Quantized checkpoints on the overlay, against their layers in exact integers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.models import ties
 from tests.models.families import prompts
 from tests.models.quantised import SCHEMES, WEIGHT_ONLY
 
-pytestmark = pytest.mark.shows("int8 weights and activations")
+pytestmark = pytest.mark.shows("quantized weights: W8A8, W4A16, W8A16")
 COUNT = 8
 JITTERS = 4
 GREEDY = {"temperature": 0, "max_tokens": COUNT, "ignore_eos": True, "detokenize": False}
