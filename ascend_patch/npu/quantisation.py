@@ -19,7 +19,7 @@ def int8_matmul_refuses(dtype: torch.dtype) -> str:
             " model that is not quantized"
         )
     if dtype not in (torch.float16, torch.bfloat16):
-        return f"CANN's product of int8 matrices gives float16 or bfloat16, not {dtype}"
+        return f"CANN's product of int8 matrices gives float16 or bfloat16, not {dtype}: start with --dtype bfloat16"
     return ""
 
 

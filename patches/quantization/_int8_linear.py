@@ -19,10 +19,7 @@ class AscendInt8LinearKernel:
 
     @classmethod
     def is_supported(cls, compute_capability: int | None = None) -> tuple[bool, str | None]:
-        dtype = torch.get_default_dtype()
-        reason = npu.int8_matmul_refuses(dtype)
-        if reason and dtype == torch.float32:
-            reason += ": start with --dtype bfloat16"
+        reason = npu.int8_matmul_refuses(torch.get_default_dtype())
         return not reason, reason or None
 
     @classmethod

@@ -4,22 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ascend_patch.engine.vocabulary import Expiry, Patch, Register, Variant, Wrap
+from ascend_patch.engine.vocabulary import Expiry, Patch, Variant, Wrap
+from ascend_patch.patches.quantization._out_of_tree import kernels
 
 _OLD = "vllm.model_executor.layers.quantization.kernels.mixed_precision"
 _NEW = "vllm.model_executor.kernels.linear"
-
-
-def _register(mapping: str) -> tuple[Register, ...]:
-    return (
-        Register(
-            mapping,
-            key="vllm.platforms.interface:PlatformEnum.OOT",
-            value="ascend_patch.patches.quantization._weight_only_linear:KERNELS",
-            key_by_reference=True,
-        ),
-    )
-
+_KERNELS = "ascend_patch.patches.quantization._weight_only_linear:KERNELS"
 
 PATCH = Patch(
     id="quantization.weight_only_linear",
@@ -27,8 +17,8 @@ PATCH = Patch(
     requires=("platform.npu",),
     variants=(
         Variant(versions=">=0.13.0,<0.16", rewrites=(Wrap(f"{_OLD}:_POSSIBLE_KERNELS", by=":only_ours"),)),
-        Variant(versions=">=0.16.0,<0.17", rewrites=_register(f"{_OLD}:_POSSIBLE_KERNELS")),
-        Variant(versions=">=0.17.0,<0.34", rewrites=_register(f"{_NEW}:_POSSIBLE_KERNELS")),
+        Variant(versions=">=0.16.0,<0.17", rewrites=kernels(f"{_OLD}:_POSSIBLE_KERNELS", _KERNELS)),
+        Variant(versions=">=0.17.0,<0.34", rewrites=kernels(f"{_NEW}:_POSSIBLE_KERNELS", _KERNELS)),
     ),
     upstream="vllm/model_executor/kernels/linear/__init__.py, the kernels of each platform",
     unnecessary_when="vLLM asks an out-of-tree platform for its kernels.",
