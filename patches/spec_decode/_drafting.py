@@ -41,14 +41,14 @@ def prepare_inputs_padded(
     )
 
 
-def early_prepare_inputs_padded(
+def earliest_prepare_inputs_padded(
     cu_num_draft_tokens: torch.Tensor,
     valid_sampled_tokens_count: torch.Tensor,
     query_start_loc_gpu: torch.Tensor,
     token_indices_to_sample: torch.Tensor,
     num_reqs: int,
 ) -> None:
-    """`prepare_inputs_padded` of vLLM up to 0.15, which has no use for the number of rejected tokens."""
+    """`prepare_inputs_padded` of vLLM 0.13, which has no use for the number of rejected tokens."""
     rejected = torch.empty_like(token_indices_to_sample)
     prepare_inputs_padded(
         cu_num_draft_tokens,
@@ -189,7 +189,7 @@ def _on_its_own_grid(launch: Callable[..., None]) -> Launched:
     return launched
 
 
-early_prepare_inputs_padded_on_grid = _on_its_own_grid(early_prepare_inputs_padded)
+earliest_prepare_inputs_padded_on_grid = _on_its_own_grid(earliest_prepare_inputs_padded)
 prepare_inputs_padded_on_grid = _on_its_own_grid(prepare_inputs_padded)
 prepare_next_token_padded_on_grid = _on_its_own_grid(prepare_next_token_padded)
 

@@ -33,18 +33,15 @@ _KERNELS = (
     _on_grid("copy_and_expand_eagle_inputs_kernel", "copy_and_expand"),
 )
 # EAGLE and MTP only. vLLM 0.15 has draft models as well, with one more kernel that nothing stands in for.
-_EARLY = (
-    _on_grid("eagle_prepare_inputs_padded_kernel", "early_prepare_inputs_padded"),
-    *_NEXT_TOKEN,
-    _COUNTS,
-)
+_EARLY = (_on_grid("eagle_prepare_inputs_padded_kernel", "prepare_inputs_padded"), *_NEXT_TOKEN, _COUNTS)
+_EARLIEST = (_on_grid("eagle_prepare_inputs_padded_kernel", "earliest_prepare_inputs_padded"), *_NEXT_TOKEN, _COUNTS)
 
 PATCH = Patch(
     id="spec_decode.drafting",
     why="The proposer prepares its inputs with Triton kernels; without Triton neither EAGLE nor a draft model can run.",
     requires=("spec_decode.rejection_sampler", "attention.paged"),
     variants=(
-        Variant(versions=">=0.13.0,<0.14", rewrites=_EARLY),
+        Variant(versions=">=0.13.0,<0.14", rewrites=_EARLIEST),
         Variant(versions=">=0.14.0,<0.16", rewrites=(*_EARLY, _DRAFTS)),
         Variant(versions=">=0.16.0,<0.18", rewrites=(*_KERNELS, _COUNTS, _DRAFTS, _SHARED_INDICES)),
         Variant(versions=">=0.18.0,<0.28", rewrites=(*_KERNELS, _STEP, _COUNTS, _DRAFTS, _SHARED_INDICES)),

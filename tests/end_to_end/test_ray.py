@@ -1,0 +1,56 @@
+"""Ray's workers on a cluster that was started without the overlay: it reaches them, and tokens are as on one device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.version import Version
+
+from tests.end_to_end.conftest import installed_vllm
+from tests.end_to_end.ray_cluster import RayCluster
+from tests.end_to_end.test_parallel import GREEDY, OPTIONS, TENSOR
+from tests.end_to_end.worker import Worker
+from tests.models.families import prompts
+
+RELEASE = Version(installed_vllm())
+EXECUTORS = {"compiled graph": "0", "message queues": "1"}
+
+
+@pytest.fixture
+def cluster() -> Iterator[RayCluster]:
+    cluster = RayCluster(devices=2)
+    yield cluster
+    cluster.close()
+
+
+@pytest.mark.slow
+@pytest.mark.shows("Ray executor", table="layouts")
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_tokens_are_those_of_transformers(executor: str, cluster: RayCluster, worker: Worker, tmp_path: Path) -> None:
+    if executor == "message queues" and Version("0.20.0") > RELEASE:
+        pytest.skip("vLLM has this executor from 0.20 on")
+    if executor == "compiled graph" and Version("0.33.0") <= RELEASE:
+        pytest.skip("vLLM had this executor up to 0.32")
+    model = str(tmp_path / "llama")
+    worker.call("make_family", family="llama", folder=model)
+    reference = {"folder": model, "dtype": "float32", "prompts": prompts(), "count": GREEDY["max_tokens"]}
+    expected = [answer["token_ids"] for answer in worker.call("reference_greedy", **reference)]
+    process = Worker(
+        tmp_path / "driver.log",
+        HOSTCANN_DEVICES="2",
+        XDG_RUNTIME_DIR=str(tmp_path),
+        VLLM_USE_RAY_V2_EXECUTOR_BACKEND=EXECUTORS[executor],
+        **cluster.environment,
+    )
+    try:
+        options = {**OPTIONS, **TENSOR, "distributed_executor_backend": "ray"}
+        process.call("load", name="ray", model=model, **options)
+        found = process.call("generate", name="ray", prompts=prompts(), params=GREEDY)
+        process.call("unload", name="ray")
+    finally:
+        code = process.close()
+    assert [answer["token_ids"] for answer in found] == expected
+    assert code == 0, process.log_tail()
+    assert "RayWorker" in process.log()
