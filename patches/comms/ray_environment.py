@@ -22,6 +22,10 @@ OURS = ("VLLM_ASCEND_", "ASCEND_PATCH_", "HOSTCANN_")
 OF_A_NODE = frozenset({"ASCEND_RT_VISIBLE_DEVICES", "ASCEND_VISIBLE_DEVICES", "HCCL_IF_IP", "HCCL_IF_BASE_PORT"})
 """What each node sets for itself: the NPUs that it shows (by their numbers there) and its address for HCCL."""
 
+# Workers take their device by its place among all that the node shows. Ray would show each worker its own alone, which
+# CANN remembers from the import of torch-npu on; vLLM tells it not to, from 0.16 on.
+_LEAVE_DEVICES = {"RAY_EXPERIMENTAL_NOSET_ASCEND_RT_VISIBLE_DEVICES": "1"}
+
 PATCH = Patch(
     id="comms.ray_environment",
     why="Ray's workers import vLLM before it sends them the driver's variables: on a cluster that was started without "
@@ -48,11 +52,11 @@ def variables() -> dict[str, str]:
 
 
 def add_variables(runtime_env: dict[str, Any]) -> dict[str, Any]:
-    """`runtime_env` with the overlay's variables, which Ray sets before a worker's Python starts.
+    """`runtime_env` with what Ray must set before a worker's Python starts: the overlay's variables, and one of Ray's.
 
     A value that is already there wins: the user gave it to this cluster.
     """
-    runtime_env["env_vars"] = {**variables(), **runtime_env.get("env_vars", {})}
+    runtime_env["env_vars"] = {**_LEAVE_DEVICES, **variables(), **runtime_env.get("env_vars", {})}
     return runtime_env
 
 

@@ -11,6 +11,7 @@ from vllm.platforms.interface import Platform, PlatformEnum
 
 from ascend_patch import npu
 from ascend_patch.patches.attention._layout import KV_BLOCK_SIZE
+from ascend_patch.patches.platform import _visible_devices
 from ascend_patch.patches.platform._refusals import refuse, sleep_mode_refuses
 from ascend_patch.patches.platform.environment import NAMES
 
@@ -77,6 +78,8 @@ class NPUPlatform(Platform):
 
     @classmethod
     def check_if_supports_dtype(cls, dtype: torch.dtype) -> None:
+        """Asked by a worker as soon as it has chosen its device, which is the moment to look at that, too."""
+        _visible_devices.check(torch.npu.current_device())
         if dtype == torch.bfloat16 and not npu.supports_bfloat16():
             raise ValueError(
                 f"{npu.device_name()} has no bfloat16: start vLLM with --dtype float16 (dtype='float16' for LLM)."
