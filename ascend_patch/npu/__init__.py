@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 _MODULES = {
     "activation": ("fast_gelu", "gelu_tanh", "swiglu"),
     "attention": ("paged_attention", "paged_attention_supports", "varlen_attention", "varlen_attention_supports"),
-    "collectives": ("all_gather_rows", "reduce_scatter_rows"),
+    "collectives": ("all_gather_rows", "matmul_all_reduce", "matmul_all_reduce_refuses", "reduce_scatter_rows"),
     "device": (
         "Stream",
         "device_count",
@@ -81,6 +81,8 @@ __all__ = [
     "is_available",
     "latent_attention",
     "latent_attention_refuses",
+    "matmul_all_reduce",
+    "matmul_all_reduce_refuses",
     "merge_attention",
     "pack_int4",
     "paged_attention",
@@ -120,7 +122,12 @@ if TYPE_CHECKING:
         varlen_attention,
         varlen_attention_supports,
     )
-    from ascend_patch.npu.collectives import all_gather_rows, reduce_scatter_rows
+    from ascend_patch.npu.collectives import (
+        all_gather_rows,
+        matmul_all_reduce,
+        matmul_all_reduce_refuses,
+        reduce_scatter_rows,
+    )
     from ascend_patch.npu.device import (
         Stream,
         device_count,

@@ -33,7 +33,7 @@ class Received(NamedTuple):
 
 
 def ranks_of(group: ProcessGroup) -> Ranks:
-    """The ranks of a process group of the back end ``hccl``, which then must not be used for anything else.
+    """The ranks of a process group of the back end ``hccl``; if operators on experts use it, nothing else may.
 
     All ranks must ask at the same time: the communicator comes into being here.
     """

@@ -144,3 +144,38 @@ def move_blocks(seed: int, rounds: int, staging_bytes: int) -> list[str]:
             return wrong + [name for name in counts()["aclnn"] if name.startswith("copy_blocks")]
     finally:
         _kernels.STAGING_BYTES = before
+
+
+def replicas_of_experts(name: str) -> list[list[dict[str, Any]]]:
+    """For each rank of an engine and each layer, whose replicas lie where, and how many choices were counted."""
+
+    def run(worker: Any) -> list[dict[str, Any]]:
+        (state,) = worker.model_runner.eplb_state.model_states.values()
+        counted = state.expert_load_window.sum(dim=(0, 2)).tolist()
+        return [
+            {"replicas": replicas, "chosen": chosen}
+            for replicas, chosen in zip(state.physical_to_logical_map.tolist(), counted, strict=True)
+        ]
+
+    found: list[list[dict[str, Any]]] = ENGINES[name].collective_rpc(run)
+    return found
+
+
+def traced_ranks(name: str, prompts: list[Any], params: Any) -> dict[str, Any]:
+    """Answers, and what each rank of a tensor-parallel engine launched and sent for them."""
+    from tests.end_to_end.engine_functions import generate
+
+    def start(worker: Any) -> None:
+        from ascend_patch.hostcann import trace
+
+        worker.recording = trace.recording()
+        worker.counts = worker.recording.__enter__()
+
+    def stop(worker: Any) -> Any:
+        counts = worker.counts()
+        worker.recording.__exit__(None, None, None)
+        return {kind: counts[kind] for kind in ("aclnn", "hccl")}
+
+    ENGINES[name].collective_rpc(start)
+    answers = generate(name, prompts, params)
+    return {"answers": answers, "ranks": ENGINES[name].collective_rpc(stop)}

@@ -48,3 +48,8 @@ def test_rows_of_different_sizes(torch_ranks: Processes, dtype: str) -> None:
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_tokens_reach_their_experts_and_return(torch_ranks: Processes, dtype: str) -> None:
     torch_ranks.run({"case": "experts", "dtype": dtype})
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_products_are_added_up(torch_ranks: Processes, dtype: str) -> None:
+    torch_ranks.run({"case": "products", "dtype": dtype})

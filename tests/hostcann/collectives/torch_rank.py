@@ -9,6 +9,7 @@ are small integers, so that sums and products of eight ranks are exact in every 
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -337,6 +338,25 @@ def experts(self: Rank, dtype: torch.dtype) -> None:
         assert "belongs to operators that communicate on their own" in str(error), error
         return
     raise AssertionError("a collective ran beside the operators")
+
+
+@case
+def products(self: Rank, dtype: torch.dtype) -> None:
+    """Of small integers, so that every order of adding up gives the same; the weight lies transposed, as vLLM's do."""
+    from ascend_patch import npu
+
+    group = dist.new_group(list(range(self.ranks)))
+    for shape, inner, columns in [((5,), 32, 48), ((2, 7), 64, 16), ((600,), 128, 96)]:
+        x, weight = (
+            self.data(math.prod(sizes), dtype, salt).view(sizes)
+            for salt, sizes in [(1, (*shape, inner)), (2, (columns, inner))]
+        )
+        wanted = wide(x) @ wide(weight).t()
+        dist.all_reduce(wanted, group=self.gloo)
+        name = npu.ranks_of(group).name
+        self.expect(npu.matmul_all_reduce(x.npu(), weight.npu(), name), wanted)
+        mine = x.npu()  # the communicator does collectives as well
+        dist.all_reduce(mine, group=group)
 
 
 @case

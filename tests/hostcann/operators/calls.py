@@ -89,6 +89,7 @@ SIGNATURES = {
     " t:tpSendCounts t:xActiveMask t:activationScale t:weightScale t:groupList t:expandScales t:sharedExpertX"
     + _EP_GROUP
     + " i:globalBS i:outDtype i:commQuantMode i:groupListType s:commAlg t:xOut",
+    "aclnnMatmulAllReduce": "t:x1 t:x2 t:bias s:group s:reduceOp i:commTurn i:streamMode t:output",
     "aclnnGroupedMatmulV4": _GMM + _GMM_OUT,
     "aclnnGroupedMatmulV5": _GMM + " a:tuningConfig" + _GMM_OUT,
     "aclnnDynamicQuantV2": "t:x t:smoothScales t:groupIndex i:dstType t:yOut t:scaleOut t:offsetOut",
@@ -168,20 +169,31 @@ class Opapi:
         return _CTYPES[kind](value.encode() if kind == "s" and value is not None else value)
 
     def communicator(self, name: str) -> str:
-        """The name of one of two ranks, made on first use; with "$used" a collective has been asked of it."""
+        """The name of one of two ranks ("$three": three), made on first use.
+
+        With "$used" a collective has been asked of it, "$kept" is for experts alone.
+        """
         from ascend_patch.hostcann import _loader
 
         if name in self._communicators:
             return self._communicators[name]
         hccl = _loader.handle("hccl")
-        handles, text = (ctypes.c_void_p * 2)(), ctypes.create_string_buffer(128)
-        assert hccl.HcclCommInitAll(2, (ctypes.c_int32 * 2)(0, 0), handles) == 0
-        assert hccl.HcclCommDestroy(ctypes.c_void_p(handles[1])) == 0  # both have one name
+        ranks = 3 if name == "$three" else 2
+        handles, text = (ctypes.c_void_p * ranks)(), ctypes.create_string_buffer(128)
+        assert hccl.HcclCommInitAll(ranks, (ctypes.c_int32 * ranks)(), handles) == 0
+        for rank in range(1, ranks):
+            assert hccl.HcclCommDestroy(ctypes.c_void_p(handles[rank])) == 0  # all have one name
         assert hccl.HcclGetCommName(ctypes.c_void_p(handles[0]), text) == 0
         if name == "$used":
             count, null = ctypes.c_uint64(1), ctypes.c_void_p(None)
             assert hccl.HcclAllReduce(null, null, count, 4, 0, ctypes.c_void_p(handles[0]), null) != 0  # no buffers
-        return self._communicators.setdefault(name, text.value.decode())
+        made = text.value.decode()
+        if name == "$kept":
+            from .violations_moe import VALID_MOE
+
+            dispatch = "aclnnMoeDistributeDispatchV2"
+            assert self.check(dispatch, {**VALID_MOE[dispatch], "groupEp": made}) == (0, "")
+        return self._communicators.setdefault(name, made)
 
     def check(self, operator: str, arguments: dict[str, Any]) -> tuple[int, str]:
         """Return code and message of the operator's first phase."""

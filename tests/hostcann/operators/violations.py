@@ -8,6 +8,7 @@ from .calls import T
 from .violations_latent import LATENT_BAD, UPDATE, UPDATE_BAD
 from .violations_moe import INVALID_MOE, ON_LATER_SOCS, VALID_MOE
 from .violations_quantised import INVALID_QUANTISED, VALID_QUANTISED
+from .violations_ranks import INVALID_RANKS, VALID_RANKS
 
 __all__ = ["INVALID", "ON_LATER_SOCS", "VALID"]
 
@@ -154,6 +155,7 @@ _FIA_BAD: list[tuple[str, Arguments]] = [
 VALID: dict[str, Arguments] = {
     **VALID_MOE,
     **VALID_QUANTISED,
+    **VALID_RANKS,
     "aclnnAttentionUpdate": UPDATE,
     "aclnnRmsNorm": _NORM,
     "aclnnGemmaRmsNorm": _NORM,
@@ -231,6 +233,7 @@ VALID: dict[str, Arguments] = {
 INVALID: dict[str, list[tuple[str, Arguments]]] = {
     **INVALID_MOE,
     **INVALID_QUANTISED,
+    **INVALID_RANKS,
     "aclnnAttentionUpdate": UPDATE_BAD,
     "aclnnRmsNorm": [*_NORM_BAD, ("gamma", {"x": T((4, 0)), "gamma": T((0,)), "yOut": T((4, 0))})],
     "aclnnGemmaRmsNorm": [*_NORM_BAD, ("gamma", {"gamma": T((64,), F)})],

@@ -19,6 +19,24 @@ bool reserve_for_operators(const std::string& communicator) {
   return found != nullptr && found->take_for(Use::kOperators);
 }
 
+bool use_beside_collectives(const std::string& communicator) {
+  const auto found = find(communicator);
+  return found != nullptr && found->take_for(Use::kCollectives);
+}
+
+namespace {
+
+Function function_of(Exchange what) {
+  switch (what) {
+    case Exchange::kDispatch: return Function::kDispatch;
+    case Exchange::kCombine: return Function::kCombine;
+    case Exchange::kMatmulAllReduce: return Function::kMatmulAllReduce;
+  }
+  return Function::kDispatch;
+}
+
+}  // namespace
+
 void exchange(const std::string& communicator, Exchange what, uint64_t number, const std::vector<Piece>& sent,
               const std::vector<Piece>& received) {
   const auto found = find(communicator);
@@ -27,7 +45,7 @@ void exchange(const std::string& communicator, Exchange what, uint64_t number, c
   }
   const std::lock_guard lock(found->order);
   Envelope envelope;
-  envelope.function = static_cast<uint32_t>(what == Exchange::kDispatch ? Function::kDispatch : Function::kCombine);
+  envelope.function = static_cast<uint32_t>(function_of(what));
   envelope.count = number;
   Transfer transfer(*found->segment, found->rank, envelope);
   for (const Piece& piece : sent) transfer.send(piece.peer, piece.data, piece.bytes);

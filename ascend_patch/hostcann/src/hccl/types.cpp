@@ -78,6 +78,7 @@ constexpr FunctionEntry kFunctions[] = {
     {"HcclBarrier", kMovedEverywhere, {}},
     {"MoeDistributeDispatch", {}, {}},
     {"MoeDistributeCombine", {}, {}},
+    {"MatmulAllReduce", {}, {}},
 };
 
 constexpr const char* kOperationNames[] = {"sum", "prod", "max", "min"};

@@ -27,6 +27,7 @@ enum class Function : uint32_t {
   kBarrier,
   kDispatch,  // of operators that communicate on their own
   kCombine,
+  kMatmulAllReduce,
 };
 
 // "HcclAllReduce".

@@ -21,6 +21,9 @@ HOSTCANN_API Ranks find_ranks(const std::string& communicator);
 // False if a collective has run on it already.
 HOSTCANN_API bool reserve_for_operators(const std::string& communicator);
 
+// For an operator that runs on the communicator of collectives, as one of them. False if it is reserved.
+HOSTCANN_API bool use_beside_collectives(const std::string& communicator);
+
 // Bytes for a rank, or from it.
 struct Piece {
   uint32_t peer;
@@ -28,7 +31,7 @@ struct Piece {
   uint64_t bytes;
 };
 
-enum class Exchange { kDispatch, kCombine };
+enum class Exchange { kDispatch, kCombine, kMatmulAllReduce };
 
 // Sends and receives, until everything is through; inside the work of a launch. At most one piece to and one from each
 // other rank, and none for the own one. `number` must be the same on all ranks. Throws DeviceError: a rank failed, or
