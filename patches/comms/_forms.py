@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 
 VARIABLE = "VLLM_ASCEND_PATCH_MOE_EXCHANGE"
-FORMS = ("auto", "gather", "fused")
+FORMS = ("auto", "gather", "alltoall", "fused")
 
 
 def chosen_form() -> str:
-    """``gather``: every rank gathers all tokens. ``fused``: operators move them, wherever they take them. ``auto``.
+    """``gather``: every rank gathers all tokens. ``alltoall``: each sends its own to their experts' ranks. ``fused``:
+    operators that do both at once, wherever they take them, otherwise gathered. ``auto``: see `NPUAll2AllManager`.
 
     Raises:
         ValueError: there is no such form.

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ascend_patch import npu
+from ascend_patch.patches.moe._all_to_all import sent_to_ranks
 
 
 def forward_oot(
@@ -46,6 +47,8 @@ def over_experts(compute: Callable[..., Any], layer: Any, x: Any, topk_weights: 
         manager = layer.npu_manager
         if manager is not None and manager.fused_tokens:
             return exchanged(compute, layer, manager, x, topk_weights, chosen)
+        if manager is not None and manager.sends:
+            return sent_to_ranks(compute, layer, manager, x, topk_weights, chosen)
     rows, places, counts = npu.route_tokens(x, chosen, num_experts, held)
     return npu.combine_tokens(compute(layer, rows, counts), places, topk_weights, left_out=held is not None)
 
@@ -78,12 +81,21 @@ class Placement(NamedTuple):
 
 
 def place(layer: Any) -> None:
-    """Remember which experts a rank holds, and how its tokens travel; nothing to remember without ranks."""
+    """Remember which experts a rank holds, and how its tokens travel; nothing to remember without ranks.
+
+    Raises:
+        ValueError: tokens may be sent, but not to experts that are placed so.
+    """
     if layer.expert_map is not None:
         from vllm.distributed import get_ep_group
 
         layer.npu_placement = placement_of(layer.expert_map)
         layer.npu_manager = get_ep_group().device_communicator.all2all_manager
+        if layer.npu_placement.table is not None and layer.npu_manager is not None and layer.npu_manager.moves_tokens:
+            raise ValueError(
+                "Tokens can be sent to ranks that hold neighbouring experts only: use --expert-placement-strategy"
+                " linear, or VLLM_ASCEND_PATCH_MOE_EXCHANGE=gather."
+            )
 
 
 def placement_of(expert_map: Any) -> Placement:

@@ -22,10 +22,17 @@ OPTIONS: dict[str, Any] = {"skip_tokenizer_init": True, "distributed_executor_ba
 
 
 GATHERED = pytest.mark.shows("Mixtral: DP2 + EP, tokens gathered", table="layouts")
+SENT = pytest.mark.shows("Mixtral: DP2 + EP, all-to-all", table="layouts")
 FUSED = pytest.mark.shows("Mixtral: DP2 + EP, fused dispatch and combine", table="layouts")
 
 
-@pytest.fixture(params=[pytest.param("gather", marks=GATHERED), pytest.param("fused", marks=[FUSED, pytest.mark.slow])])
+@pytest.fixture(
+    params=[
+        pytest.param("gather", marks=GATHERED),
+        pytest.param("alltoall", marks=[SENT, pytest.mark.slow]),
+        pytest.param("fused", marks=[FUSED, pytest.mark.slow]),
+    ]
+)
 def form(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -71,14 +78,18 @@ def test_experts_of_two_ranks(form: str, ranks: Ranks, worker: Worker, tmp_path:
     model, none = str(tmp_path / "model"), ({}, {})
     worker.call("make_family", family="mixtral", folder=model)
     # The operators take no float32; 16 bits are enough here to tell these tokens apart.
-    dtype = "float32" if form == "gather" else "float16"
+    dtype = "float16" if form == "fused" else "float32"
     expected = worker.call("reference_greedy", folder=model, dtype="float32", prompts=prompts(), count=COUNT)
     # A step may have more tokens than the operators take at once, which are then gathered.
     ranks.call("load", none, name="e", model=model, dtype=dtype, enable_expert_parallel=True,
                max_num_batched_tokens=264, enable_chunked_prefill=True, **OPTIONS)  # fmt: skip
     own = ({"prompts": prompts()[:3]}, {"prompts": prompts()[3:]})
-    found = [answer for answers in ranks.call("generate", own, name="e", params=GREEDY) for answer in answers]
+    both = ranks.call("traced_ranks", own, name="e", params=GREEDY)
+    found = [answer for traced in both for answer in traced["answers"]]
     assert [answer["token_ids"] for answer in found] == [answer["token_ids"] for answer in expected]
-    for rank in ranks.workers:
-        assert ("within MoeDistributeDispatchV2" in rank.log()) == (form == "fused")
+    for traced in both:
+        (seen,) = traced["ranks"]
+        assert ("aclnnMoeDistributeDispatchV2" in seen["aclnn"]) == (form == "fused"), seen
+        # Rows there and back, and their numbers in between, in every layer and step.
+        assert ("HcclAlltoAllV" in seen["hccl"]) == ("HcclAlltoAll" in seen["hccl"]) == (form == "alltoall"), seen
     ranks.call("unload", none, name="e")
