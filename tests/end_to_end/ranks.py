@@ -18,7 +18,6 @@ class Ranks:
         self.workers = [
             Worker(
                 folder / f"rank{rank}.log",
-                HOSTCANN_DEVICES="2",
                 XDG_RUNTIME_DIR=str(folder),
                 VLLM_DP_SIZE="2",
                 VLLM_DP_RANK=str(rank),

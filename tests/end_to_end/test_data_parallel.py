@@ -53,7 +53,7 @@ def test_a_server_of_two_dense_engines(worker: Worker, tmp_path: Path) -> None:
     add_tokenizer(model)
     options = ["--data-parallel-size", "2", "--dtype", "float32", "--max-model-len", "512", "--enforce-eager"]
     options += ["--served-model-name", "llama", "--gpu-memory-utilization", "0.05"]
-    runs = {"HOSTCANN_DEVICES": "2", "XDG_RUNTIME_DIR": str(tmp_path)}
+    runs = {"XDG_RUNTIME_DIR": str(tmp_path)}
     with serve(model, tmp_path / "server.log", *options, **runs) as server:
 
         def ask(prompt: list[int]) -> Any:

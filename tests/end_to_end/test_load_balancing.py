@@ -23,7 +23,7 @@ AT_FIRST = [*range(8), 0, 1]
 
 @pytest.fixture
 def tensor_parallel(tmp_path: Path) -> Iterator[Worker]:
-    process = Worker(tmp_path / "worker.log", HOSTCANN_DEVICES="2", XDG_RUNTIME_DIR=str(tmp_path))
+    process = Worker(tmp_path / "worker.log", XDG_RUNTIME_DIR=str(tmp_path))
     yield process
     assert process.close() == 0, process.log_tail()
     assert process.complaints() == []

@@ -20,7 +20,6 @@ HALF = {**OPTIONS, **TENSOR, "dtype": "float16"}
 def process(tmp_path: Path) -> Iterator[Worker]:
     process = Worker(
         tmp_path / "worker.log",
-        HOSTCANN_DEVICES="2",
         XDG_RUNTIME_DIR=str(tmp_path),
         VLLM_ASCEND_PATCH_ENABLE="comms.matmul_all_reduce",
     )

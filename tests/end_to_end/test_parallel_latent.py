@@ -26,7 +26,7 @@ OPTIONS: dict[str, Any] = {
 @pytest.fixture
 def process(tmp_path: Path) -> Iterator[Worker]:
     """A process that sees two devices, with a folder of its own for its run."""
-    process = Worker(tmp_path / "worker.log", HOSTCANN_DEVICES="2", XDG_RUNTIME_DIR=str(tmp_path))
+    process = Worker(tmp_path / "worker.log", XDG_RUNTIME_DIR=str(tmp_path))
     yield process
     assert process.close() == 0, process.log_tail()
     assert process.complaints() == []

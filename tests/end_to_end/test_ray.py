@@ -39,7 +39,6 @@ def test_tokens_are_those_of_transformers(executor: str, cluster: RayCluster, wo
     expected = [answer["token_ids"] for answer in worker.call("reference_greedy", **reference)]
     process = Worker(
         tmp_path / "driver.log",
-        HOSTCANN_DEVICES="2",
         XDG_RUNTIME_DIR=str(tmp_path),
         VLLM_USE_RAY_V2_EXECUTOR_BACKEND=EXECUTORS[executor],
         **cluster.environment,

@@ -38,6 +38,7 @@ def overlay_environment(**changes: str) -> dict[str, str]:
         **os.environ,
         "VLLM_ASCEND_AUTOPATCH": "1",
         "ASCEND_PATCH_DEVICE": "host",
+        "HOSTCANN_DEVICES": "4",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_LOGGING_LEVEL": "INFO",
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
