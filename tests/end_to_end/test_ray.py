@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.version import Version
 
 from tests.end_to_end.conftest import installed_vllm
 from tests.end_to_end.ray_cluster import RayCluster
-from tests.end_to_end.test_parallel import GREEDY, OPTIONS, TENSOR
+from tests.end_to_end.test_parallel import GREEDY, OPTIONS, PIPELINE, TENSOR
 from tests.end_to_end.worker import Worker
 from tests.models.families import prompts
 
@@ -25,10 +26,22 @@ def cluster() -> Iterator[RayCluster]:
     cluster.close()
 
 
-@pytest.mark.slow
-@pytest.mark.shows("Ray executor", table="layouts")
-@pytest.mark.parametrize("executor", EXECUTORS)
-def test_tokens_are_those_of_transformers(executor: str, cluster: RayCluster, worker: Worker, tmp_path: Path) -> None:
+def case(executor: str, layout: dict[str, Any], name: str) -> Any:
+    marks = [pytest.mark.slow, pytest.mark.shows(f"Llama: {name} with Ray, {executor}", table="layouts")]
+    return pytest.param(executor, layout, marks=marks, id=f"{executor}-{name}")
+
+
+@pytest.mark.parametrize(
+    ("executor", "layout"),
+    [
+        case("compiled graph", TENSOR, "TP2"),
+        case("message queues", TENSOR, "TP2"),
+        case("message queues", PIPELINE, "PP2"),
+    ],
+)
+def test_tokens_are_those_of_transformers(
+    executor: str, layout: dict[str, Any], cluster: RayCluster, worker: Worker, tmp_path: Path
+) -> None:
     if executor == "message queues" and Version("0.20.0") > RELEASE:
         pytest.skip("vLLM has this executor from 0.20 on")
     if executor == "compiled graph" and Version("0.33.0") <= RELEASE:
@@ -44,7 +57,7 @@ def test_tokens_are_those_of_transformers(executor: str, cluster: RayCluster, wo
         **cluster.environment,
     )
     try:
-        options = {**OPTIONS, **TENSOR, "distributed_executor_backend": "ray"}
+        options = {**OPTIONS, **layout, "distributed_executor_backend": "ray"}
         process.call("load", name="ray", model=model, **options)
         found = process.call("generate", name="ray", prompts=prompts(), params=GREEDY)
         process.call("unload", name="ray")
