@@ -8,18 +8,12 @@ from typing import Any
 
 import torch
 from vllm.model_executor.layers.linear import LinearMethodBase
-from vllm.model_executor.utils import set_weight_attrs
 
 from ascend_patch import npu
 from ascend_patch.patches.quantization._int8_linear import AscendInt8LinearKernel, over_rows
+from ascend_patch.patches.quantization._parameters import add_parameter
 
 _ROWS = {"input_dim": 1, "output_dim": 0}
-
-
-def _parameter(layer: Any, name: str, shape: tuple[int, ...], dtype: torch.dtype, **attributes: Any) -> None:
-    parameter = torch.nn.Parameter(torch.empty(*shape, dtype=dtype), requires_grad=False)
-    layer.register_parameter(name, parameter)
-    set_weight_attrs(parameter, attributes)
 
 
 class Int8DynamicMethod(LinearMethodBase):
@@ -44,12 +38,12 @@ class Int8DynamicMethod(LinearMethodBase):
         **attributes: Any,
     ) -> None:
         rows, load = sum(output_partition_sizes), attributes["weight_loader"]
-        _parameter(layer, "weight", (rows, input_size_per_partition), torch.int8, weight_loader=load, **_ROWS)
+        add_parameter(layer, "weight", (rows, input_size_per_partition), torch.int8, weight_loader=load, **_ROWS)
         self._create_scales(layer, rows, len(output_partition_sizes), load)
 
     def _create_scales(self, layer: torch.nn.Module, rows: int, parts: int, load: Callable[..., None]) -> None:
         for name in ("weight_scale", "weight_offset"):
-            _parameter(layer, name, (rows, 1), torch.float32, weight_loader=load, output_dim=0)
+            add_parameter(layer, name, (rows, 1), torch.float32, weight_loader=load, output_dim=0)
 
     def process_weights_after_loading(self, layer: Any) -> None:
         if bool(layer.weight_offset.any()):
@@ -71,10 +65,12 @@ class Int8StaticMethod(Int8DynamicMethod):
     """
 
     def _create_scales(self, layer: torch.nn.Module, rows: int, parts: int, load: Callable[..., None]) -> None:
-        _parameter(layer, "quant_bias", (rows,), torch.int32, weight_loader=load, output_dim=0)
-        _parameter(layer, "deq_scale", (rows,), torch.float32, weight_loader=_with_bits_as_floats(load), output_dim=0)
+        add_parameter(layer, "quant_bias", (rows,), torch.int32, weight_loader=load, output_dim=0)
+        add_parameter(
+            layer, "deq_scale", (rows,), torch.float32, weight_loader=_with_bits_as_floats(load), output_dim=0
+        )
         for name in ("input_scale", "input_offset"):
-            _parameter(layer, name, (parts,), torch.float32, weight_loader=load, needs_scalar_to_array=parts > 1)
+            add_parameter(layer, name, (parts,), torch.float32, weight_loader=load, needs_scalar_to_array=parts > 1)
 
     def process_weights_after_loading(self, layer: Any) -> None:
         for name in ("input_scale", "input_offset"):

@@ -47,22 +47,27 @@ class AscendWeightOnlyKernel:
     def process_weights_after_loading(self, layer: Any) -> None:
         """Weights, scales and zero points as the operator takes them, on the parameters' own names."""
         bits = _BITS[str(self.config.weight_type)]
-        middle = 2 ** (bits - 1)
         weight_name, scale_name, zero_name = self.names
-        weight = _unpacked(_columns_last(getattr(layer, weight_name)), bits, along=0) - middle
-        scale = _columns_last(getattr(layer, scale_name)).contiguous()
-        layer.npu_offset = None
+        weight = unpacked(_columns_last(getattr(layer, weight_name)), bits, along=0)
+        points = None
         if self.config.zero_points:
-            points = _unpacked(_columns_last(getattr(layer, str(zero_name))), bits, along=1)
-            layer.npu_offset = (middle - points).to(scale.dtype)
+            points = unpacked(_columns_last(getattr(layer, str(zero_name))), bits, along=1)
             setattr(layer, str(zero_name), None)
+        self.keep(layer, weight, _columns_last(getattr(layer, scale_name)), points)
+
+    def keep(self, layer: Any, weight: torch.Tensor, scale: torch.Tensor, points: torch.Tensor | None) -> None:
+        """The same from unpacked numbers: `weight` ``[k, columns]``, `scale` and `points` ``[groups, columns]``."""
+        bits = _BITS[str(self.config.weight_type)]
+        middle = 2 ** (bits - 1)
+        weight, scale = weight - middle, scale.contiguous()
+        layer.npu_offset = None if points is None else (middle - points).to(scale.dtype)
         layer.npu_group = self.config.group_size if scale.shape[0] > 1 else 0
         # Columns lie side by side where groups share scales, and one behind the other where whole columns do.
         stored = npu.pack_int4(weight) if bits == 4 else weight.to(torch.int8)
         if bits == 8 and not layer.npu_group:
             stored = stored.t().contiguous().t()
-        setattr(layer, weight_name, torch.nn.Parameter(stored, requires_grad=False))
-        setattr(layer, scale_name, torch.nn.Parameter(scale, requires_grad=False))
+        setattr(layer, self.names[0], torch.nn.Parameter(stored, requires_grad=False))
+        setattr(layer, self.names[1], torch.nn.Parameter(scale, requires_grad=False))
         bias = getattr(layer, "bias", None)
         if bias is not None:
             layer.npu_bias = bias.data.float() if bias.dtype == torch.bfloat16 else bias.data
@@ -83,8 +88,12 @@ def _columns_last(parameter: Any) -> torch.Tensor:
     return data.t() if parameter.output_dim == 0 else data
 
 
-def _unpacked(packed: torch.Tensor, bits: int, *, along: int) -> torch.Tensor:
-    """int32 with ``32 / bits`` times the size in dimension `along`, 0 to ``2 ** bits - 1``."""
+def unpacked(packed: torch.Tensor, bits: int, *, along: int) -> torch.Tensor:
+    """int32 with ``32 / bits`` times the size of `packed` in dimension `along`, 0 to ``2 ** bits - 1``.
+
+    Args:
+        packed: int32 with two dimensions, the first number of each in the lowest bits.
+    """
     shifts = torch.arange(0, 32, bits, dtype=torch.int32, device=packed.device)
     numbers = (packed.unsqueeze(along + 1) >> shifts.view(-1, *[1] * (1 - along))) & (2**bits - 1)
     return numbers.flatten(along, along + 1).contiguous()

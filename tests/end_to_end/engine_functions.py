@@ -135,6 +135,21 @@ def make_quantised(source: str, folder: str, scheme: str) -> None:
     quantised.write(source, folder, scheme, families.prompts())
 
 
+def make_packed(source: str, folder: str, scheme: str) -> None:
+    """Write a family's model in GPTQ's or AWQ's format; see `tests.models.packed`."""
+    from tests.models import packed
+
+    packed.write(source, folder, scheme)
+
+
+def add_tensor(folder: str, name: str) -> None:
+    """Put an int32 of zero into a checkpoint."""
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({name: torch.zeros(1, dtype=torch.int32)}, f"{folder}/more.safetensors", metadata={"format": "pt"})
+
+
 def reference_greedy(folder: str, dtype: str, prompts: list[list[int]], count: int, **changes: Any) -> Any:
     """Greedy tokens and the two best logits of every position from transformers on the CPU."""
     from tests.models import reference

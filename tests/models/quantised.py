@@ -77,7 +77,8 @@ def _arguments(scheme: str) -> dict[str, Any]:
     }
 
 
-def _linears(model: Any) -> Iterator[tuple[str, Any]]:
+def linears(model: Any) -> Iterator[tuple[str, Any]]:
+    """The linear layers that these checkpoints have quantized."""
     import torch
 
     for name, module in model.named_modules():
@@ -108,7 +109,7 @@ def write(source: str, folder: str, scheme: str, prompts: list[list[int]]) -> No
 
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, attn_implementation="eager").eval()
     seen: dict[str, list[Any]] = {}
-    for name, module in _linears(model):
+    for name, module in linears(model):
         seen[name] = []
         module.register_forward_pre_hook(lambda _, inputs, name=name: seen[name].append(inputs[0].aminmax()))
     with torch.no_grad():
@@ -120,7 +121,7 @@ def write(source: str, folder: str, scheme: str, prompts: list[list[int]]) -> No
 
     short = torch.float16 if scheme == "modelslim-half" else torch.bfloat16
     tensors = {name: value.detach().to(short).contiguous() for name, value in model.state_dict().items()}
-    matrices = list(_linears(model))
+    matrices = list(linears(model))
     for name, experts in _stacked_experts(model):
         del tensors[f"{name}.gate_up_proj"], tensors[f"{name}.down_proj"]
         matrices += _matrices(name, experts)
@@ -236,10 +237,10 @@ def load(folder: str, dtype: str, **options: Any) -> Any:
         del config.quantization_config
     model = AutoModelForCausalLM.from_config(config, **options).to(getattr(torch, dtype))
     tensors = load_file(Path(folder, "model.safetensors"))
-    for name, _ in list(_linears(model)):
+    for name, _ in list(linears(model)):
         if f"{name}.weight_packed" in tensors:
             parts = {part: tensors.pop(f"{name}.{part}", None) for part in PACKED}
-            model.set_submodule(name, _exact_product(_restored(parts), parts["bias"]))
+            model.set_submodule(name, exact_product(_restored(parts), parts["bias"]))
         elif tensors[f"{name}.weight"].dtype == torch.int8:
             model.set_submodule(name, _taken(tensors, name))
     for name, experts in list(_stacked_experts(model)):
@@ -259,7 +260,8 @@ def _restored(parts: dict[str, Any]) -> Any:
     return ((blocks - point) * scale.unsqueeze(2)).view(rows, depth)
 
 
-def _exact_product(weight: Any, bias: Any) -> Any:
+def exact_product(weight: Any, bias: Any) -> Any:
+    """A linear layer in float64, with `weight` ``[n, k]``."""
     import torch
 
     class Exact(torch.nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from tests.models import quantised
+from tests.models import packed, quantised
 
 
 @lru_cache(maxsize=2)
@@ -13,6 +13,8 @@ def _model(folder: str, dtype: str, changes: tuple[tuple[str, Any], ...]) -> Any
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    if packed.is_one(folder):
+        return packed.load(folder, dtype, attn_implementation="eager").eval()
     if quantised.is_one(folder):
         return quantised.load(folder, dtype, attn_implementation="eager").eval()
     config = AutoConfig.from_pretrained(folder, **dict(changes))
