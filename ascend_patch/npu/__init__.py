@@ -46,7 +46,14 @@ _MODULES = {
         "weight_only_matmul",
         "weight_only_matmul_refuses",
     ),
-    "rotary": ("rotary_embedding", "rotary_embedding_supports"),
+    "rotary": (
+        "multimodal_rotary_embedding",
+        "rotary_embedding",
+        "rotary_embedding_supports",
+        "rotate_rows",
+        "rotate_rows_supports",
+        "widen_rotary_table",
+    ),
     "sampling": ("top_k_top_p",),
     "virtual_memory": ("Segment", "SegmentPool", "virtual_memory_refuses"),
     "weights": ("format_cast_nz",),
@@ -84,6 +91,7 @@ __all__ = [
     "matmul_all_reduce",
     "matmul_all_reduce_refuses",
     "merge_attention",
+    "multimodal_rotary_embedding",
     "pack_int4",
     "paged_attention",
     "paged_attention_supports",
@@ -95,6 +103,8 @@ __all__ = [
     "rms_norm",
     "rotary_embedding",
     "rotary_embedding_supports",
+    "rotate_rows",
+    "rotate_rows_supports",
     "route_tokens",
     "scatter_kv_cache",
     "send_tokens",
@@ -112,6 +122,7 @@ __all__ = [
     "virtual_memory_refuses",
     "weight_only_matmul",
     "weight_only_matmul_refuses",
+    "widen_rotary_table",
 ]
 
 if TYPE_CHECKING:
@@ -173,7 +184,14 @@ if TYPE_CHECKING:
         weight_only_matmul,
         weight_only_matmul_refuses,
     )
-    from ascend_patch.npu.rotary import rotary_embedding, rotary_embedding_supports
+    from ascend_patch.npu.rotary import (
+        multimodal_rotary_embedding,
+        rotary_embedding,
+        rotary_embedding_supports,
+        rotate_rows,
+        rotate_rows_supports,
+        widen_rotary_table,
+    )
     from ascend_patch.npu.sampling import top_k_top_p
     from ascend_patch.npu.virtual_memory import Segment, SegmentPool, virtual_memory_refuses
     from ascend_patch.npu.weights import format_cast_nz

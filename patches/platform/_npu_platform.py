@@ -162,6 +162,17 @@ class NPUPlatform(Platform):
         return AttentionBackendEnum.CUSTOM.get_path()
 
     @classmethod
+    def get_vit_attn_backend(cls, head_size: int, dtype: torch.dtype, backend: Any = None) -> Any:
+        """The name under which vision towers attend; what runs is `attention.vision`, or PyTorch without it."""
+        from ascend_patch.patches.attention._interface import AttentionBackendEnum
+
+        if backend not in (None, AttentionBackendEnum.TORCH_SDPA):
+            raise ValueError(
+                f"Vision attention backend {backend.name} needs CUDA; on an NPU leave --mm-encoder-attn-backend out."
+            )
+        return AttentionBackendEnum.TORCH_SDPA
+
+    @classmethod
     def pre_register_and_update(cls, parser: Any = None) -> None:
         """Stay with model runner V1 unless told otherwise, also where a Triton for NPUs is installed."""
         os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")

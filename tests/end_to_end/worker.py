@@ -85,7 +85,7 @@ def own(environment: dict[str, str], log: IO[str]) -> subprocess.Popen[bytes]:
 
 
 class Worker:
-    """One such process. `call` runs a function of `engine_functions`, `layer_functions` or `memory_functions` in it."""
+    """One such process. `call` runs a function of `engine_functions` or of its siblings (`worker_main`) in it."""
 
     def __init__(self, log_file: Path, **environment: str) -> None:
         self.log_file = log_file
