@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -26,6 +27,7 @@ class RayCluster:
     def __init__(self, devices: int) -> None:
         # Ray puts sockets there, whose paths have a short limit, so pytest's own folders will not do.
         self._folder = tempfile.mkdtemp(prefix="ray-")
+        self._segments: set[Path] = set()
         token = secrets.token_hex(32)
         port = str(free_port())
         self.environment = {**LOOPBACK, "RAY_AUTH_TOKEN": token, "RAY_ADDRESS": f"127.0.0.1:{port}"}
@@ -66,6 +68,18 @@ class RayCluster:
                     continue
         return found
 
+    def remember_segments(self) -> None:
+        """The shared memory that its processes and drivers have at this moment, for `close` to look after.
+
+        Ray kills a worker together with the tracker that would remove the segments of vLLM's message queues.
+        """
+        for process in self._processes():
+            try:
+                maps = Path(f"/proc/{process}/maps").read_text()
+            except OSError:  # it ended meanwhile
+                continue
+            self._segments |= {Path(name) for name in re.findall(r"/dev/shm/psm_\w+", maps)}
+
     def close(self) -> None:
         """End the cluster; nothing of it stays behind."""
         deadline = time.monotonic() + 30
@@ -76,5 +90,7 @@ class RayCluster:
                 except ProcessLookupError:
                     continue
             time.sleep(0.1)
+        for segment in self._segments:
+            segment.unlink(missing_ok=True)
         shutil.rmtree(self._folder, ignore_errors=True)
         assert not running, f"processes of a Ray cluster are left: {running}"

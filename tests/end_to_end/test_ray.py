@@ -60,6 +60,7 @@ def test_tokens_are_those_of_transformers(
         options = {**OPTIONS, **layout, "distributed_executor_backend": "ray"}
         process.call("load", name="ray", model=model, **options)
         found = process.call("generate", name="ray", prompts=prompts(), params=GREEDY)
+        cluster.remember_segments()
         process.call("unload", name="ray")
     finally:
         code = process.close()

@@ -90,7 +90,7 @@ SEEING: dict[str, tuple[str, str, dict[str, Any], dict[str, Any], dict[str, Any]
             "projection_dim": 128,
             "initializer_range": 0.12,
         },
-        {**_LANGUAGE, "model_type": "llama"},
+        {**_LANGUAGE, "model_type": "llama", "architectures": ["LlamaForCausalLM"]},
         {
             "image_token_index": TOKENS["<image>"],
             "vision_feature_layer": -2,
