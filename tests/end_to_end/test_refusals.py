@@ -97,7 +97,7 @@ def test_experts_without_their_patch_are_refused(experts_off: Worker, tmp_path: 
     ("backend", "form", "reason"),
     [
         ("deepep_low_latency", "auto", r"deepep_low_latency is a library for CUDA: use --all2all-backend"),
-        ("allgather_reducescatter", "best", r"MOE_EXCHANGE=best is none of auto, gather, fused"),
+        ("allgather_reducescatter", "best", r"MOE_EXCHANGE=best is none of auto, gather, alltoall, fused"),
     ],
     ids=["cuda-library", "unknown-form"],
 )
