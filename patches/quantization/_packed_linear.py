@@ -92,6 +92,7 @@ class PackedLinearMethod(LinearMethodBase):
         return self.kernel.apply_weights(layer, x, bias)
 
 
+# Both classes below have names that vLLM has not: by some of its own, older ones choose another loader of weights.
 class AscendGPTQLinearMethod(PackedLinearMethod):
     """`qweight` int32 ``[k * bits / 32, n]``, and `g_idx` int32 ``[k]``: each row's group.
 

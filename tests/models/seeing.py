@@ -113,7 +113,7 @@ def write(name: str, folder: str) -> None:
 
     config_class, model_class, vision, language, others = SEEING[name]
     config = getattr(transformers, config_class)(vision_config=vision, text_config=language, **others)
-    torch.manual_seed(SEED)
+    torch.manual_seed(SEED + list(SEEING).index(name))
     config._attn_implementation = "eager"
     model = getattr(transformers, model_class)(config).float()
     draw(model)
@@ -125,15 +125,16 @@ def write(name: str, folder: str) -> None:
 
 
 def _name_as_published(file: Path) -> None:
-    """Published LLaVA checkpoints, and vLLM, have a level that transformers leaves out of new ones since release 5."""
+    """Published LLaVA checkpoints' names, which vLLM knows; releases of transformers 5 add a level or leave one out."""
     from safetensors.torch import load_file, save_file
 
     tower, level = "vision_tower.", "vision_model."
-    weights = load_file(file)
-    named = {
-        key.replace(tower, tower + level) if tower in key and level not in key else key: value
-        for key, value in weights.items()
-    }
+    named = {}
+    for key, value in load_file(file).items():
+        published = key.removeprefix("model.")
+        if published.startswith(tower) and not published.startswith(tower + level):
+            published = published.replace(tower, tower + level)
+        named[published] = value
     save_file(named, file, metadata={"format": "pt"})
 
 

@@ -24,10 +24,7 @@ GREEDY = {"temperature": 0, "max_tokens": COUNT, "ignore_eos": True, "detokenize
 PATCHES = ("attention.vision", "ops.mrope", "ops.vision_rotary")
 # Layers of the tower whose output is used: LLaVA takes that of the last but one.
 TOWER_LAYERS = 3
-# Older ones do not know the names under which transformers 5 saves it: found on 0.13 and 0.23.
-OLDER = Version(installed_vllm()) < Version("0.32.0")
-LLAVA = pytest.mark.skipif(OLDER, reason="vLLM knows LLaVA's tensors by these names since 0.32 at the latest")
-NAMES = [pytest.param(name, marks=LLAVA) if name == "llava" else name for name in SEEING]
+NAMES = list(SEEING)
 
 
 def prompts(name: str) -> list[dict[str, Any]]:
