@@ -98,7 +98,7 @@ class AscendAttentionMetadata:
         return self.gather_slots, self.kv_ends
 
 
-def _host_lengths(common: CommonAttentionMetadata) -> torch.Tensor | None:
+def host_lengths(common: CommonAttentionMetadata) -> torch.Tensor | None:
     """The context lengths that the model runner keeps on the host: up to 0.19 only `_seq_lens_cpu` has them."""
     lengths = getattr(common, "seq_lens_cpu_upper_bound", None)
     return getattr(common, "_seq_lens_cpu", None) if lengths is None else lengths
@@ -117,7 +117,7 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendAttentionMetadata]):
         self, common_prefix_len: int, common_attn_metadata: CommonAttentionMetadata, fast_build: bool = False
     ) -> AscendAttentionMetadata:
         """Take the lengths from their host copies: the fused operators want them there, and no sync is needed."""
-        host_lens = _host_lengths(common_attn_metadata) if self._host_lengths_are_exact else None
+        host_lens = host_lengths(common_attn_metadata) if self._host_lengths_are_exact else None
         return self._build(common_attn_metadata, host_lens)
 
     def build_for_drafting(
@@ -145,6 +145,12 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendAttentionMetadata]):
         )
 
 
+_OTHER_PATCHES = {
+    AttentionType.ENCODER_ONLY: ("attention.encoder_only", "without a cache"),
+    AttentionType.ENCODER_DECODER: ("attention.cross", "to an encoder's output"),
+}
+
+
 class AscendAttentionImpl(AttentionImpl[AscendAttentionMetadata]):
     """Attention of one layer.
 
@@ -169,10 +175,11 @@ class AscendAttentionImpl(AttentionImpl[AscendAttentionMetadata]):
         kv_sharing_target_layer_name: str | None = None,
         sinks: torch.Tensor | None = None,
     ) -> None:
-        if attn_type == AttentionType.ENCODER_ONLY != self.attends:
+        if attn_type != self.attends and attn_type in _OTHER_PATCHES:
+            patch, lacking = _OTHER_PATCHES[attn_type]
             raise NotImplementedError(
-                "This model attends without a cache, which needs the patch attention.encoder_only; it is not in force:"
-                " 'ascend-patch show attention.encoder_only' says why."
+                f"This model attends {lacking}, which needs the patch {patch}; it is not in force:"
+                f" 'ascend-patch show {patch}' says why."
             )
         for feature, present in (
             ("ALiBi", alibi_slopes is not None),

@@ -1,10 +1,12 @@
-"""Pictures, the processors that read them, and what transformers answers to them on the CPU."""
+"""Pictures, the processors that read them, and what transformers answers to them (and to sounds) on the CPU."""
 
 from __future__ import annotations
 
 from typing import Any
 
-# A prompt is {"text": str, "images": [[width, height, seed], ...]}.
+from tests.models import hearing
+
+# A prompt is {"text": str, "images": [[width, height, seed], ...]}, or {"text": str, "sound": seed}.
 Prompt = dict[str, Any]
 
 
@@ -84,14 +86,21 @@ def _load(folder: str, dtype: str) -> Any:
 
 
 def _read(folder: str, prompt: Prompt) -> dict[str, Any]:
+    if "sound" in prompt:
+        return hearing.read(folder, prompt)
     return dict(processor(folder)(text=[prompt["text"]], images=pictures(prompt) or None, return_tensors="pt"))
+
+
+def _words(inputs: dict[str, Any]) -> str:
+    """The name of the language model's tokens among a model's inputs."""
+    return "decoder_input_ids" if "decoder_input_ids" in inputs else "input_ids"
 
 
 def _append(inputs: dict[str, Any], token: int) -> None:
     """Put a token of text behind a prompt that a processor has made."""
     import torch
 
-    for name, value in (("input_ids", token), ("attention_mask", 1), ("mm_token_type_ids", 0)):
+    for name, value in ((_words(inputs), token), ("attention_mask", 1), ("mm_token_type_ids", 0)):
         if name in inputs:
             inputs[name] = torch.cat((inputs[name], torch.full((1, 1), value, dtype=inputs[name].dtype)), dim=1)
 
@@ -113,13 +122,14 @@ def greedy(folder: str, dtype: str, prompts: list[Prompt], count: int) -> list[d
     answers = []
     for prompt in prompts:
         inputs = _read(folder, prompt)
-        length = inputs["input_ids"].shape[1]
+        words = _words(inputs)
+        length = inputs[words].shape[1]
         best = []
         for _ in range(count):
             values, indices = _last_logits(model, inputs).topk(2)
             best.append([[int(index), float(value)] for index, value in zip(indices, values, strict=True)])
             _append(inputs, best[-1][0][0])
-        ids = inputs["input_ids"][0].tolist()
+        ids = inputs[words][0].tolist()
         answers.append({"token_ids": ids[length:], "prompt_token_ids": ids[:length], "best": best})
     return answers
 

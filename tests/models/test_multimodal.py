@@ -14,6 +14,7 @@ from tests.end_to_end.conftest import installed_vllm
 from tests.end_to_end.worker import Worker, WorkerError
 from tests.models.no_torchvision import python_path
 from tests.models.seeing import SEEING
+from tests.models.ties import equal_up_to_ties
 
 pytestmark = pytest.mark.shows("images in prompts")
 
@@ -152,19 +153,6 @@ def test_bfloat16_with_the_npu_operators(
     # Lengths come from the host's copy; before 0.17 each of the two lists of Qwen2.5-VL is fetched once.
     fetched = image["copy"]["device_to_host"] - words["copy"]["device_to_host"]
     assert fetched <= (0 if Version(installed_vllm()) >= Version("0.23") else 2)
-
-
-def equal_up_to_ties(reference: Worker, folder: str, prompt: Any, ours: list[int], theirs: list[int]) -> bool:
-    """Whether tokens agree up to where the reference prefers its own by less than twice its own rounding."""
-    place = next((index for index, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1]), None)
-    if place is None:
-        return True
-    context = {"folder": folder, "prompt": prompt, "tokens": theirs[:place]}
-    exact, rounded = (
-        reference.call("reference_next_logits", dtype=dtype, **context) for dtype in ("float32", "bfloat16")
-    )
-    rounding = max(abs(low - high) for low, high in zip(rounded, exact, strict=True))
-    return bool(rounded[theirs[place]] - rounded[ours[place]] <= 2 * rounding)
 
 
 def test_an_image_that_takes_several_steps(engine: Any, expected: Any) -> None:

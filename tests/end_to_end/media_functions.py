@@ -1,4 +1,4 @@
-"""Functions that run inside a worker process, for models that see."""
+"""Functions that run inside a worker process, for models that see or hear."""
 
 from __future__ import annotations
 
@@ -12,6 +12,22 @@ def make_seeing(name: str, folder: str) -> None:
     seeing.write(name, folder)
 
 
+def make_hearing(folder: str) -> None:
+    """Save a small model that hears; see `tests.models.hearing`."""
+    from tests.models import hearing
+
+    hearing.write(folder)
+
+
+def load_hearing(name: str, model: str, **options: Any) -> dict[str, Any]:
+    """`engine_functions.load` for a model that hears."""
+    from tests.end_to_end.engine_functions import load
+    from tests.models import hearing
+
+    hearing.read_with_plain_words()
+    return load(name, model, **options)
+
+
 def load_seeing(name: str, model: str, **options: Any) -> dict[str, Any]:
     """`engine_functions.load` for a model that sees."""
     from tests.end_to_end.engine_functions import load
@@ -22,14 +38,17 @@ def load_seeing(name: str, model: str, **options: Any) -> dict[str, Any]:
 
 
 def look(name: str, prompts: list[dict[str, Any]], params: Any) -> list[dict[str, Any]]:
-    """Answers to prompts with images, all in one batch; see `tests.models.sight.Prompt`."""
+    """Answers to prompts with images or sounds, all in one batch; see `tests.models.sight.Prompt`."""
     from vllm import SamplingParams
 
     from tests.end_to_end.engine_functions import ENGINES, describe
-    from tests.models import sight
+    from tests.models import hearing, sight
 
     inputs = []
     for prompt in prompts:
+        if "sound" in prompt:
+            inputs.append(hearing.asked(prompt))
+            continue
         images = {"multi_modal_data": {"image": sight.pictures(prompt)}} if prompt["images"] else {}
         inputs.append({"prompt": prompt["text"], **images})
     results = ENGINES[name].generate(inputs, SamplingParams(**params), use_tqdm=False)
