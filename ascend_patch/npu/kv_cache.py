@@ -86,6 +86,7 @@ def slots_of(
     Returns:
         ``[tokens]`` int64 on the table's device.
     """
-    indices = torch.stack((requests, positions // block_size, positions % block_size)).to(block_table.device)
-    blocks = block_table[indices[0], indices[1]]
-    return blocks * block_size + indices[2]
+    entries = requests * block_table.shape[1] + positions // block_size
+    indices = torch.stack((entries, positions % block_size)).to(block_table.device)
+    # Not by brackets, which make the host wait on an NPU.
+    return block_table.reshape(-1).index_select(0, indices[0]) * block_size + indices[1]

@@ -53,7 +53,10 @@ class AscendCrossMetadataBuilder(AscendMetadataBuilder):
         is_first_step = contexts[:requests] == starts[1:] - starts[:-1]
         encoded = torch.from_numpy(lengths[:requests])
         block_table = common.block_table_tensor[:requests]
-        slots, _ = npu.context_slots(block_table, (encoded * is_first_step).tolist(), self.kv_cache_spec.block_size)
+        beginning = encoded * is_first_step
+        slots = torch.empty(0, dtype=torch.int64, device=block_table.device)
+        if beginning.any():
+            slots, _ = npu.context_slots(block_table, beginning.tolist(), self.kv_cache_spec.block_size)
         return AscendAttentionMetadata(
             num_actual_tokens=common.num_actual_tokens,
             query_ends=starts[1:].tolist(),

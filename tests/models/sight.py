@@ -108,6 +108,8 @@ def _append(inputs: dict[str, Any], token: int) -> None:
 def _last_logits(model: Any, inputs: dict[str, Any]) -> Any:
     import torch
 
+    if "input_features" in inputs:  # a model does not do with sounds what it does with pictures
+        inputs = {**inputs, "input_features": inputs["input_features"].to(model.dtype)}
     with torch.no_grad():
         return model(**inputs, use_cache=False).logits[0, -1].float()
 

@@ -91,15 +91,14 @@ def test_float32_tokens_equal_transformers(
 
 
 def test_requests_that_start_again(engine: Callable[..., None], worker: Worker, expected: list[dict[str, Any]]) -> None:
-    """With a cache for one request and a half, one is preempted and encoded anew."""
-    pages = 2 * LAYERS * 128 * 2 * 64 * 4  # bytes of one block in all layers' planes
-    engine(dtype="float32", max_num_seqs=4, kv_cache_memory_bytes=8 * pages, max_model_len=256)
-    long = worker.call("look", name=NAME, prompts=PROMPTS, params={**GREEDY, "max_tokens": 140})
-    assert [answer["token_ids"][:COUNT] for answer in long] == [answer["token_ids"] for answer in expected]
-    alone = [
-        worker.call("look", name=NAME, prompts=[prompt], params={**GREEDY, "max_tokens": 140}) for prompt in PROMPTS
-    ]
-    assert [answer["token_ids"] for answer in long] == [answer["token_ids"] for (answer,) in alone]
+    """Eighteen blocks (one more is vLLM's own) for five requests that come to need four each."""
+    engine(dtype="float32", num_gpu_blocks_override=19, max_model_len=256)
+    params = {**GREEDY, "max_tokens": 140}
+    seen = worker.call("traced_look", name=NAME, prompts=PROMPTS, params=params)
+    assert seen["aten"]["convolution"] == 2 * (len(PROMPTS) + 1)  # twice for each sound that is encoded
+    long = answers(worker, count=140)
+    assert [tokens[:COUNT] for tokens in long] == [answer["token_ids"] for answer in expected]
+    assert long == [answers(worker, [prompt], count=140)[0] for prompt in PROMPTS]
 
 
 def test_bfloat16_with_the_npu_operators(
@@ -115,6 +114,8 @@ def test_bfloat16_with_the_npu_operators(
     assert seen["aclnn"]["aclnnFlashAttentionVarLenScore"] == LAYERS
     paged = sum(calls for operator, calls in seen["aclnn"].items() if "FusedInferAttention" in operator)
     assert paged == 4 * 2 * LAYERS
+    # Two of vLLM's model runner and one of Whisper's positions in each step: slots are found without this wait.
+    assert seen["aten"]["index.Tensor"] <= 3 * 4
 
 
 def test_without_the_patch_speech_is_refused(folder: str, tmp_path: Path) -> None:
