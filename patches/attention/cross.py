@@ -13,7 +13,7 @@ PATCH = Patch(
     id="attention.cross",
     why="Speech models (Whisper) attend to an encoder's output, which is cached once: vLLM computes its slots"
     " request by request on the device, and says its length where no backend but CUDA's looks.",
-    requires=("attention.paged",),
+    requires=("attention.paged", "kv_cache.shared_indices"),
     variants=(
         Variant(">=0.13.0,<0.14", _derived_in("vllm.attention.layers.cross_attention")),
         Variant(">=0.14.0,<0.34", _derived_in("vllm.model_executor.layers.attention.cross_attention")),

@@ -11,8 +11,6 @@ _DRAFTING = "ascend_patch.patches.spec_decode._drafting"
 _COUNTS = Retarget(f"{_RUNNER}._copy_valid_sampled_token_count", names={"cuda": "npu"}, sites=1)
 _DRAFTS = Retarget(f"{_RUNNER}._copy_draft_token_ids_to_cpu", names={"cuda": "npu"}, sites=1)
 _STEP = Replace(f"{_UTILS}:eagle_step_update_slot_mapping_and_metadata", by=f"{_DRAFTING}:step_metadata")
-# The draft model's layers have the same indices as the target's: a platform that is not CUDA is not allowed that.
-_SHARED_INDICES = Retarget("vllm.v1.worker.utils:bind_kv_cache", names={"is_cuda_alike": "is_out_of_tree"})
 
 
 def _on_grid(kernel: str, function: str) -> Replace:
@@ -39,13 +37,12 @@ _EARLIEST = (_on_grid("eagle_prepare_inputs_padded_kernel", "earliest_prepare_in
 PATCH = Patch(
     id="spec_decode.drafting",
     why="The proposer prepares its inputs with Triton kernels; without Triton neither EAGLE nor a draft model can run.",
-    requires=("spec_decode.rejection_sampler", "attention.paged"),
+    requires=("spec_decode.rejection_sampler", "attention.paged", "kv_cache.shared_indices"),
     variants=(
         Variant(versions=">=0.13.0,<0.14", rewrites=_EARLIEST),
         Variant(versions=">=0.14.0,<0.16", rewrites=(*_EARLY, _DRAFTS)),
-        Variant(versions=">=0.16.0,<0.18", rewrites=(*_KERNELS, _COUNTS, _DRAFTS, _SHARED_INDICES)),
-        Variant(versions=">=0.18.0,<0.28", rewrites=(*_KERNELS, _STEP, _COUNTS, _DRAFTS, _SHARED_INDICES)),
-        Variant(versions=">=0.28.0,<0.30", rewrites=(*_KERNELS, _STEP, _COUNTS, _DRAFTS)),
+        Variant(versions=">=0.16.0,<0.18", rewrites=(*_KERNELS, _COUNTS, _DRAFTS)),
+        Variant(versions=">=0.18.0,<0.30", rewrites=(*_KERNELS, _STEP, _COUNTS, _DRAFTS)),
         Variant(
             versions=">=0.30.0,<0.34",
             rewrites=(
