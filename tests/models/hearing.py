@@ -28,7 +28,8 @@ def sound(seed: int) -> Any:
 
 def asked(prompt: dict[str, Any]) -> dict[str, Any]:
     """A prompt as vLLM takes it: `text` to the decoder, and the `sound` of a seed to the encoder."""
-    audio = {"prompt": "", "multi_modal_data": {"audio": (sound(prompt["sound"]), RATE)}}
+    # With its rate, vLLM up to 0.14 would resample it to the same rate, with a library that is not there.
+    audio = {"prompt": "", "multi_modal_data": {"audio": sound(prompt["sound"])}}
     return {"encoder_prompt": audio, "decoder_prompt": prompt["text"]}
 
 
