@@ -199,6 +199,13 @@ def reference_class_logits(folder: str, prompts: list[Any]) -> list[list[float]]
     return reference.class_logits(folder, prompts)
 
 
+def reference_rewards(folder: str, prompts: list[Any]) -> list[list[list[float]]]:
+    """See `tests.models.reference.rewards`."""
+    from tests.models import reference
+
+    return reference.rewards(folder, prompts)
+
+
 def reference_sentences(folder: str, texts: list[str]) -> list[list[float]]:
     """See `tests.models.reference.sentences`."""
     from tests.models import reference
@@ -206,12 +213,15 @@ def reference_sentences(folder: str, texts: list[str]) -> list[list[float]]:
     return reference.sentences(folder, texts)
 
 
-def pool(name: str, prompts: list[Any], task: str) -> list[list[float]]:
-    """What a pooling engine makes of each prompt: ``embed`` or ``classify``."""
-    from vllm import TokensPrompt
+def pool(name: str, prompts: list[Any], task: str, **params: Any) -> list[Any]:
+    """What a pooling engine makes of each prompt: ``embed``, ``classify``, or rows of tokens for ``token_classify``."""
+    from vllm import PoolingParams, TokensPrompt
 
     inputs = [prompt if isinstance(prompt, str) else TokensPrompt(prompt_token_ids=prompt) for prompt in prompts]
-    results = getattr(ENGINES[name], task)(inputs, use_tqdm=False)
+    options: dict[str, Any] = {"use_tqdm": False, "pooling_params": PoolingParams(**params) if params else None}
+    if task == "token_classify":
+        return [result.outputs.data.tolist() for result in ENGINES[name].encode(inputs, pooling_task=task, **options)]
+    results = getattr(ENGINES[name], task)(inputs, **options)
     return [list(result.outputs.embedding if task == "embed" else result.outputs.probs) for result in results]
 
 

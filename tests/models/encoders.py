@@ -57,6 +57,15 @@ ENCODERS: dict[str, tuple[str, str, dict[str, Any]]] = {
         "LlamaForSequenceClassification",
         {**_DECODER, "num_labels": CLASSES, "pad_token_id": 0},
     ),
+    # One number for a whole answer, or one for each token, or two classes for each step.
+    "llama-reward": (
+        "LlamaConfig",
+        "LlamaForSequenceClassification",
+        {**_DECODER, "num_labels": 1, "pad_token_id": 0},
+    ),
+    # vLLM's Qwen2 knows heads of hidden size over heads alone.
+    "qwen2-reward": ("Qwen2Config", "Qwen2ForCausalLM", {**_DECODER, "head_dim": 32}),
+    "qwen2-process-reward": ("Qwen2Config", "Qwen2ForCausalLM", {**_DECODER, "head_dim": 32}),
     # Reads two texts at once.
     "bert-pairs": (
         "BertConfig",
@@ -64,6 +73,9 @@ ENCODERS: dict[str, tuple[str, str, dict[str, Any]]] = {
         {**_ENCODER, "num_labels": 1, "vocab_size": REAL_VOCABULARY, "pad_token_id": 0},
     ),
 }
+
+# name -> (the architecture that vLLM knows it by, numbers per token): a head that transformers has no class for.
+REWARDS = {"qwen2-reward": ("Qwen2ForRewardModel", 1), "qwen2-process-reward": ("Qwen2ForProcessRewardModel", 2)}
 
 
 def minilm() -> Path:
@@ -85,7 +97,28 @@ def write(name: str, folder: str) -> None:
     model = getattr(transformers, model_class)(config).float()
     draw(model)
     model.save_pretrained(folder)
+    if name in REWARDS:
+        _put_head(Path(folder), *REWARDS[name])
     add_tokenizer(folder)  # vLLM pools with a tokenizer only, also where it is given token ids
+
+
+def _put_head(folder: Path, architecture: str, numbers: int) -> None:
+    """Two linear layers with a ReLU between them, as published reward models of Qwen's have, in place of the words'."""
+    import json
+
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    weights = {
+        name: tensor for name, tensor in load_file(folder / "model.safetensors").items() if "lm_head" not in name
+    }
+    size = _DECODER["hidden_size"]
+    for layer, (rows, columns) in (("score.0", (size, size)), ("score.2", (numbers, size))):
+        weights[f"{layer}.weight"] = torch.randn(rows, columns) * 0.12
+        weights[f"{layer}.bias"] = torch.randn(rows) * 0.2
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": [architecture]}))
 
 
 def add_tokenizer(folder: str) -> None:

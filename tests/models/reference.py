@@ -93,6 +93,20 @@ def hidden_states(folder: str, prompts: list[list[int]], **changes: Any) -> list
         return [model(torch.tensor([prompt])).last_hidden_state[0].tolist() for prompt in prompts]
 
 
+def rewards(folder: str, prompts: list[list[int]]) -> list[list[list[float]]]:
+    """What a head of two linear layers makes of `hidden_states`, ``[tokens][numbers]``."""
+    import torch
+    from safetensors.torch import load_file
+
+    head = {name: tensor for name, tensor in load_file(f"{folder}/model.safetensors").items() if "score" in name}
+
+    def linear(layer: int, rows: torch.Tensor) -> torch.Tensor:
+        return rows @ head[f"score.{layer}.weight"].T + head[f"score.{layer}.bias"]
+
+    states = hidden_states(folder, prompts)
+    return [linear(2, linear(0, torch.tensor(rows)).clamp_min(0)).tolist() for rows in states]
+
+
 def sentences(folder: str, texts: list[str]) -> list[list[float]]:
     """The mean of each text's hidden states, with the folder's tokenizer."""
     from transformers import AutoTokenizer

@@ -1,4 +1,4 @@
-"""Embeddings, classes and scores in float32 against transformers: encoders of several families, and decoders."""
+"""Embeddings, classes, scores and rewards in float32 against transformers: encoders and decoders of many families."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.end_to_end.worker import Worker, WorkerError
 from tests.models.encoders import HALF_WINDOW, minilm
 from tests.models.families import LONGEST, prompts
 
-pytestmark = pytest.mark.shows("embeddings, classes, scores")
+pytestmark = pytest.mark.shows("embeddings, classes, scores, rewards")
 
 ALIKE = 0.9999
 OPTIONS: dict[str, Any] = {"runner": "pooling", "dtype": "float32"}
@@ -108,6 +108,47 @@ def test_classes_are_those_of_transformers(
     for ours, theirs in zip(found, logits, strict=True):
         assert ours == pytest.approx(softmax(theirs), abs=1e-5)
     assert len({tuple(round(value, 2) for value in row) for row in found}) > 1
+
+
+def test_a_reward_for_the_whole_answer(
+    worker: Worker, reference: Worker, load: Callable[..., None], folder_of: Callable[[str], str]
+) -> None:
+    """The one logit as it is, which need not lie between 0 and 1."""
+    model = folder_of("llama-reward")
+    expected = reference.call("reference_class_logits", folder=model, prompts=prompts())
+    load(model)
+    found = worker.call("pool", name="pooling", prompts=prompts(), task="classify", use_activation=False)
+    assert [row[0] for row in found] == pytest.approx([row[0] for row in expected], abs=1e-4)
+    assert max(abs(row[0]) for row in expected) > 1
+
+
+def test_a_reward_for_each_token(
+    worker: Worker, reference: Worker, load: Callable[..., None], folder_of: Callable[[str], str]
+) -> None:
+    model = folder_of("qwen2-reward")
+    expected = reference.call("reference_rewards", folder=model, prompts=prompts())
+    load(model)
+    found = worker.call("pool", name="pooling", prompts=prompts(), task="token_classify", use_activation=False)
+    assert [len(rows) for rows in found] == [len(prompt) for prompt in prompts()]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert [row[0] for row in ours] == pytest.approx([row[0] for row in theirs], abs=1e-4)
+    assert max(abs(row[0]) for row in expected[0]) > 0.1
+
+
+def test_a_reward_for_each_step(
+    worker: Worker, reference: Worker, load: Callable[..., None], folder_of: Callable[[str], str]
+) -> None:
+    """A process reward model says behind each token that ends a step how likely the step is right."""
+    model, end = folder_of("qwen2-process-reward"), 7
+    steps = [[3, 4, end, 5, 6, 8, end], [9, end], [10, 11, 12, 13, end, 14, end, 15, end]]
+    expected = reference.call("reference_rewards", folder=model, prompts=steps)
+    load(model, pooler_config={"step_tag_id": end, "returned_token_ids": [0, 1]})
+    found = worker.call("pool", name="pooling", prompts=steps, task="token_classify", use_activation=True)
+    for prompt, ours, theirs in zip(steps, found, expected, strict=True):
+        wanted = [softmax(row) for token, row in zip(prompt, theirs, strict=True) if token == end]
+        assert len(ours) == prompt.count(end)
+        for one, other in zip(ours, wanted, strict=True):
+            assert one == pytest.approx(other, abs=1e-4)
 
 
 def test_pairs_score_as_in_transformers(
