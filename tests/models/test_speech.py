@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.end_to_end.conftest import skip_before
 from tests.end_to_end.worker import Worker, WorkerError
 from tests.models.hearing import LAYERS, START
 from tests.models.ties import equal_up_to_ties
@@ -92,6 +93,7 @@ def test_float32_tokens_equal_transformers(
 
 def test_requests_that_start_again(engine: Callable[..., None], worker: Worker, expected: list[dict[str, Any]]) -> None:
     """Eighteen blocks (one more is vLLM's own) for five requests that come to need four each."""
+    skip_before("0.14.0", "blocks for as many tokens as were encoded (it miscounts them when one starts again)")
     engine(dtype="float32", num_gpu_blocks_override=19, max_model_len=256)
     params = {**GREEDY, "max_tokens": 140}
     seen = worker.call("traced_look", name=NAME, prompts=PROMPTS, params=params)
