@@ -281,8 +281,12 @@ def accepted_drafts(name: str) -> tuple[int, int]:
     return int(drafted), int(values["vllm:spec_decode_num_accepted_tokens"])
 
 
-def make_adapter(model: str, folder: str, merged: str, seed: int, rank: int = 8) -> None:
-    """Write a LoRA adapter with random weights for every projection, and the model with that adapter merged into it."""
+def make_adapter(model: str, folder: str, merged: str, seed: int, rank: int = 8, words: bool = False) -> None:
+    """Write a LoRA adapter with random weights for every projection, and the model with that adapter merged into it.
+
+    Args:
+        words: for the embedding and the head, too.
+    """
     import json
     from pathlib import Path
 
@@ -293,21 +297,43 @@ def make_adapter(model: str, folder: str, merged: str, seed: int, rank: int = 8)
     generator = torch.Generator().manual_seed(seed)
     base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     alpha = 2 * rank
+    spread = 0.1 * (8 / rank) ** 0.25  # every rank changes the weights alike
     weights, targets = {}, set()
     for name, module in base.named_modules():
-        if not isinstance(module, torch.nn.Linear) or name == "lm_head":
+        embeds = isinstance(module, torch.nn.Embedding)
+        if not embeds and not isinstance(module, torch.nn.Linear):
+            continue
+        if (embeds or name == "lm_head") and not words:
             continue
         targets.add(name.rpartition(".")[2])
-        a = torch.randn(rank, module.in_features, generator=generator) * 0.1
-        b = torch.randn(module.out_features, rank, generator=generator) * 0.1
-        weights[f"base_model.model.{name}.lora_A.weight"] = a
-        weights[f"base_model.model.{name}.lora_B.weight"] = b
-        module.weight.data += alpha / rank * b @ a
+        outputs, inputs = reversed(module.weight.shape) if embeds else module.weight.shape
+        a = torch.randn(rank, inputs, generator=generator) * spread
+        b = torch.randn(outputs, rank, generator=generator) * spread
+        # peft's names, which say what an embedding's are.
+        weights[f"base_model.model.{name}.lora_{'embedding_A' if embeds else 'A.weight'}"] = a
+        weights[f"base_model.model.{name}.lora_{'embedding_B' if embeds else 'B.weight'}"] = b
+        change = alpha / rank * b @ a
+        module.weight.data += change.T if embeds else change
     Path(folder).mkdir(parents=True)
     save_file(weights, Path(folder) / "adapter_model.safetensors")
     config = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "target_modules": sorted(targets), "bias": "none"}
     (Path(folder) / "adapter_config.json").write_text(json.dumps(config))
     base.save_pretrained(merged)
+
+
+def add_tokenizer_of_words(folder: str) -> None:
+    """Put a tokenizer beside a model; see `tests.models.seeing.tokenizer`."""
+    from tests.models import seeing
+
+    seeing.tokenizer().save_pretrained(folder)
+
+
+def in_words(tokens: list[int]) -> str:
+    """Tokens as that tokenizer writes them."""
+    from tests.models import seeing
+
+    text: str = seeing.tokenizer().decode(tokens)
+    return text
 
 
 def generate_with_adapters(name: str, prompts: list[Any], params: Any, adapters: list[str | None]) -> list[list[int]]:

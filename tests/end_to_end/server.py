@@ -40,7 +40,9 @@ class Server:
         try:
             with urllib.request.urlopen(request, timeout=timeout) as response:
                 answer = response.read()
-                return json.loads(answer) if answer else None
+                if response.headers.get_content_type() != "application/json":
+                    return answer.decode() or None
+                return json.loads(answer)
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{path}: {error}: {error.read().decode(errors='replace')}") from None
 
