@@ -22,6 +22,7 @@ from ascend_patch.toolchain import NoCompiler, Toolchain
 
 PARALLEL = 2
 """Compilations at the same time: CI machines have two cores, and a unit that includes ATen needs about 1 GB."""
+LOCKS = "locks"
 OBJECT_LIFETIME = 14 * 24 * 3600
 """Seconds after which an object that no build used is removed."""
 
@@ -53,9 +54,9 @@ class Progress:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -93,9 +94,10 @@ def build() -> Path:
         raise HostCannError(f"hostcann is built once with the system's C++ compiler, but {error}") from None
     root = cache_root()
     try:
-        with _locked(root):
-            plan = Plan()
-            target = root / plan.build_key(toolchain)
+        plan = Plan()
+        target = root / plan.build_key(toolchain)
+        # A lock for each build: those of other sources or another torch need not wait, they share whole objects alone.
+        with _locked(root / LOCKS / target.name):
             if not target.is_dir():
                 _build(plan, toolchain, root, target)
             return target
@@ -198,11 +200,16 @@ def _prune(objects: Path) -> None:
 def clean() -> Path:
     """Removes the whole cache; returns where it was."""
     root = cache_root()
+    locks = root / LOCKS
     if root.is_dir():
-        with _locked(root):
+        with contextlib.ExitStack() as builds:
+            for lock in sorted(locks.glob("*")):
+                builds.enter_context(_locked(lock))
             for path in root.iterdir():
+                if path == locks:  # another process may be waiting at one of them
+                    continue
                 if path.is_dir():
                     shutil.rmtree(path)
-                elif path.name != "lock":
+                else:
                     path.unlink()
     return root

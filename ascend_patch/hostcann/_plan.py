@@ -46,7 +46,7 @@ class Plan:
         return (self.torch / "version.py").read_bytes()
 
     def compile_flags(self, library: Library, unit: Path) -> list[str]:
-        flags = [*COMMON_FLAGS, f"-I{INCLUDE}", f"-I{SOURCES}"]
+        flags = [*COMMON_FLAGS, f"-I{INCLUDE}", f"-I{SOURCES}", f"-ffile-prefix-map={SOURCES}=hostcann"]
         if library.torch:
             flags += [*TORCH_FLAGS, "-isystem", str(self.torch / "include")]
         if unit.stem.endswith("_native"):
@@ -90,12 +90,13 @@ class Plan:
         return [Compilation(library, group) for group in [together, *((unit,) for unit in alone)] if group]
 
     def object_key(self, toolchain: Toolchain, compilation: Compilation) -> str:
-        """The name of a compiled object: objects are shared between builds."""
+        """The name of a compiled object: objects are shared between builds, of other checkouts and environments too."""
         library, unit = compilation.library, compilation.units[0]
         parts = [FORMAT.encode(), toolchain.identity.encode()]
         for path in compilation.units:
-            parts += [str(path).encode(), self.units[library][path]]
-        parts += [flag.encode() for flag in self.compile_flags(library, unit)]
+            parts += [str(path.relative_to(SOURCES)).encode(), self.units[library][path]]
+        flags = "\n".join(self.compile_flags(library, unit))
+        parts.append(flags.replace(str(SOURCES), "SOURCES").replace(str(self.torch), "TORCH").encode())
         if library.torch:
             parts.append(self.torch_version)
         if unit.stem.endswith("_native"):
