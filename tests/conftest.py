@@ -18,13 +18,13 @@ sys.path.insert(0, str(CHECKOUT / "scripts"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--results", metavar="FOLDER", type=Path, help="where to write what each feature's tests said")
+    parser.addoption("--results", metavar="FOLDER", type=Path, help="where to keep what each feature's tests said")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     folder = config.getoption("--results")
     if folder is not None and not hasattr(config, "workerinput"):  # the process that sees all reports
-        config.pluginmanager.register(results.Results(folder))
+        config.pluginmanager.register(results.Results(folder, config))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

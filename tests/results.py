@@ -1,15 +1,18 @@
-"""What the tests of each feature said, as a file for `scripts/features.py`: `pytest --results FOLDER`.
+"""What the tests of each feature said, kept for `scripts/features.py`: `pytest --results FOLDER`.
 
 A test, or a whole file, says with ``@pytest.mark.shows("a feature")`` what it is evidence for. What it says goes into
-the tables of the README, one column per vLLM.
+the tables of the README, one column per vLLM. ``FOLDER/<vllm>.json`` keeps, per file of tests, what its last run said
+and at which commit: a run of some files replaces what those said before.
 """
 
 from __future__ import annotations
 
 import json
 import subprocess
+from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,10 +29,25 @@ def label(items: list[pytest.Item]) -> None:
             item.user_properties.append((MARKER, [table, *marker.args]))
 
 
-class Results:
-    """Collects the reports of one run."""
+def partial(config: pytest.Config) -> str:
+    """What on the command line leaves out some tests of a file, or nothing."""
+    option = config.option
+    for name, value in (("-k", option.keyword), ("-m", option.markexpr), ("-x or --maxfail", option.maxfail)):
+        if value:
+            return name
+    return next((argument for argument in config.args if "::" in argument), "")
 
-    def __init__(self, folder: Path) -> None:
+
+class Results:
+    """Collects the reports of one run.
+
+    Raises:
+        pytest.UsageError: the run leaves out tests of a file, so that its counts would say too little.
+    """
+
+    def __init__(self, folder: Path, config: pytest.Config) -> None:
+        if left_out := partial(config):
+            raise pytest.UsageError(f"--results keeps what whole files of tests said: leave out {left_out}")
         self.folder = folder
         self._outcomes: dict[str, tuple[str, str, str]] = {}
 
@@ -44,14 +62,22 @@ class Results:
             worst = min(before, outcome, key=WORST_FIRST.index)
             self._outcomes[report.nodeid] = (table, feature, worst)
 
-    def pytest_sessionfinish(self) -> None:
-        tables: dict[str, dict[str, dict[str, int]]] = {}
-        for table, feature, outcome in self._outcomes.values():
-            counts = tables.setdefault(table, {}).setdefault(feature, dict.fromkeys(WORST_FIRST, 0))
-            counts[outcome] += 1
-        vllm = version("vllm").partition("+")[0]
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            return  # interrupted: whatever is missing would count as not there
+        release = version("vllm").partition("+")[0]
         ask = ["git", "describe", "--always", "--dirty"]
         commit = subprocess.run(ask, capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
+        said = {"commit": commit, "date": datetime.now(timezone.utc).date().isoformat()}
+        files: dict[str, list[dict[str, Any]]] = {}
+        for nodeid, (table, feature, outcome) in self._outcomes.items():
+            rows = files.setdefault(nodeid.partition("::")[0], [])
+            row = next((row for row in rows if (row["table"], row["feature"]) == (table, feature)), None)
+            if row is None:
+                row = {"table": table, "feature": feature, **dict.fromkeys(WORST_FIRST, 0), **said}
+                rows.append(row)
+            row[outcome] += 1
+        path = self.folder / f"{release}.json"
+        known = json.loads(path.read_text("utf-8")) if path.exists() else {}
         self.folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"vllm": vllm, "commit": commit, "tables": tables}, indent=1)
-        (self.folder / f"{vllm}.json").write_text(text + "\n", "utf-8")
+        path.write_text(json.dumps(dict(sorted({**known, **files}.items())), indent=1) + "\n", "utf-8")
