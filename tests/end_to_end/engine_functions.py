@@ -52,6 +52,7 @@ def unload(name: str) -> None:
         ensure_kv_transfer_shutdown()
         return
     llm.llm_engine.engine_core.shutdown()
+    close_sockets()
     if getattr(llm.llm_engine, "dp_group", None) is not None:
         # vLLM does this when the interpreter ends, where what it needs for it is gone already.
         from vllm.distributed.utils import stateless_destroy_torch_distributed_process_group
@@ -68,6 +69,20 @@ def unload(name: str) -> None:
     if hasattr(supports_kw, "cache_clear"):
         supports_kw.cache_clear()  # up to 0.18 it holds a bound method of the model
     gc.collect()
+
+
+def close_sockets() -> None:
+    """Close what an engine that has ended left open.
+
+    vLLM 0.23 leaves the sockets of its message queues, and their context, to the collector of garbage. That may take
+    the context first, whose end then waits for sockets that the same thread was about to close.
+    """
+    import zmq
+
+    gc.unfreeze()
+    for thing in gc.get_objects():
+        if issubclass(type(thing), zmq.Socket) and not thing.closed:
+            thing.close(linger=0)
 
 
 def generate(name: str, prompts: list[Any], params: Any, chat: bool = False) -> list[dict[str, Any]]:
