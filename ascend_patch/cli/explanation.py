@@ -13,11 +13,12 @@ from ascend_patch.cli.workspace import Workspace
 from ascend_patch.engine.contract_building import Usage, scan_package
 from ascend_patch.engine.contract_checking import describe, find_moved
 from ascend_patch.engine.errors import RewriteError
+from ascend_patch.engine.launches import kernel_changes, kernels_of, use_changes
 from ascend_patch.engine.signatures import changes
 from ascend_patch.engine.sources import SourceTree
 from ascend_patch.engine.syntax import Definition, count_sites, find_definition, import_origin
 from ascend_patch.engine.versions import fits
-from ascend_patch.engine.vocabulary import Patch, Retarget, Rewrite, Target
+from ascend_patch.engine.vocabulary import Patch, Replace, Retarget, Rewrite, Target
 
 if TYPE_CHECKING:
     from ascend_patch.engine.contract_checking import Description
@@ -78,7 +79,8 @@ def compared(patch: Patch, before: SourceTree, after: SourceTree) -> Iterator[Ex
         for rewrite in variant.rewrites:
             rewrites.setdefault(rewrite.target, []).append(rewrite)
     targets = [Target.parse(text) for text in rewrites]
-    usage = scan_package(before, targets), scan_package(after, targets)
+    replaced = [item.place for group in rewrites.values() for item in group if isinstance(item, Replace)]
+    usage = scan_package(before, targets, replaced), scan_package(after, targets, replaced)
     for text, group in rewrites.items():
         yield _explained(text, group, before, after, (usage[0][text], usage[1][text]))
 
@@ -102,9 +104,33 @@ def _explained(
         new = find_definition(after, origin) or new  # what is there now is what changed or did not
     found += [*_definition_changes(after, old, new), *_site_changes(group, old, new), *_usage_changes(*usage)]
     diff = _diff(before, old, after, new)
+    if any(isinstance(rewrite, Replace) for rewrite in group):
+        beyond = list(_beyond(before, old, after, new, usage))
+        found += [change for change, _ in beyond if change]
+        diff = "\n".join(dict.fromkeys(part for part in (diff, *(part for _, part in beyond)) if part))
     if not found and diff:
         found = ["only comments, docstrings, annotations or layout"]
     return Explained(text, "changed" if found else "unchanged", tuple(found), diff)
+
+
+def _beyond(
+    before: SourceTree, old: Definition, after: SourceTree, new: Definition, usage: tuple[Usage, Usage]
+) -> Iterator[tuple[str, str]]:
+    """Kernels that a replaced function launches, and functions that launch one: each change, and each diff."""
+    was, now = kernels_of(before, old), kernels_of(after, new)
+    for change in kernel_changes(*({name: kernel.syntax for name, kernel in one.items()} for one in (was, now))):
+        yield change, ""
+    for name in was.keys() | now.keys():
+        pair = [one[name].definition if name in one else None for one in (was, now)]
+        if pair[0] is None or pair[1] is None or was[name].syntax != now[name].syntax:
+            yield "", _diff(before, pair[0], after, pair[1])
+    before_uses, after_uses = (one.uses for one in usage)
+    for change in use_changes(before_uses, after_uses):
+        yield change, ""
+    for site in [site for site in {**before_uses, **after_uses} if before_uses.get(site) != after_uses.get(site)]:
+        place = Target.parse(site) if ":" in site else None
+        if place is not None:
+            yield "", _diff(before, find_definition(before, place), after, find_definition(after, place))
 
 
 def _whereabouts(tree: SourceTree, place: Target) -> str:
@@ -168,12 +194,12 @@ def _at(tree: SourceTree, definition: Definition) -> str:
     return f"{tree.relative(definition.file)}:{definition.line}"
 
 
-def _diff(before: SourceTree, old: Definition, after: SourceTree, new: Definition | None) -> str:
+def _diff(before: SourceTree, old: Definition | None, after: SourceTree, new: Definition | None) -> str:
     return "\n".join(
         difflib.unified_diff(
-            old.text.splitlines(),
+            old.text.splitlines() if old is not None else [],
             new.text.splitlines() if new is not None else [],
-            f"{before.version}/{_at(before, old)}",
+            f"{before.version}/{_at(before, old)}" if old is not None else "/dev/null",
             f"{after.version}/{_at(after, new)}" if new is not None else "/dev/null",
             lineterm="",
             n=CONTEXT_LINES,

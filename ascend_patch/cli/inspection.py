@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +15,7 @@ from ascend_patch.cli.workspace import Workspace
 
 if TYPE_CHECKING:
     from ascend_patch.engine.contracts import ContractSet
-    from ascend_patch.engine.plan import Decision, Plan, Standing
+    from ascend_patch.engine.plan import Decision, Finding, Plan, Standing
     from ascend_patch.engine.registry import Registry
     from ascend_patch.engine.sources import SourceTree
     from ascend_patch.engine.vocabulary import Patch, Variant
@@ -28,13 +28,13 @@ class Inspection:
     Attributes:
         plan: made with every patch switched on and without conflicts.
         inside: whether the version lies in the range of some patch.
-        has_contract: whether there is a contract file for exactly this version.
+        known: the contracts of exactly this version, None when there is no such file.
     """
 
     tree: SourceTree
     plan: Plan
     inside: bool
-    has_contract: bool
+    known: ContractSet | None
 
     @property
     def version(self) -> str:
@@ -72,7 +72,7 @@ class Inspection:
         """For each patch that applies and whose functions do not take upstream's arguments what is wrong."""
         from ascend_patch.cli.fitting import misfits
 
-        found = {item.patch.id: misfits(item.patch, self.tree, item.variant) for item in self.plan.accepted}
+        found = {item.patch.id: misfits(item.patch, self.tree, item.variant, self.known) for item in self.plan.accepted}
         return {id: sentences for id, sentences in found.items() if sentences}
 
     @cached_property
@@ -101,7 +101,7 @@ class Inspection:
             "source": self.tree.kind,
             "inside": self.inside,
             "taken_for": self.plan.standing._asdict() if self.plan.standing.reason else None,
-            "contract": self.has_contract,
+            "contract": self.known is not None,
             "ok": self.ok,
             "applied": self.applied,
             "not_needed": self.unneeded,
@@ -133,6 +133,15 @@ class Inspection:
         }
 
 
+def usage_facts(findings: Sequence[Finding]) -> dict[str, Any]:
+    """What `check_usage` found, as plain data."""
+
+    def of(problem: str) -> list[dict[str, str]]:
+        return [{"target": item.target, "text": item.text} for item in findings if item.problem == problem]
+
+    return {"overridden": of("overridden"), "launched": of("launch")}
+
+
 def number(decision: Decision) -> int | None:
     """Which of its patch's variants was looked at, counted from 1 as in PATCHES.md."""
     if decision.variant is None:
@@ -160,7 +169,7 @@ def inspect(
     registry = each_by_itself(here.registry, ignore_needs=elsewhere)
     selection = Selection(enable=frozenset(registry.ids), strict=strict)
     plan = make_plan(registry, tree, here.store, selection, standing)
-    return Inspection(tree, plan, is_inside(registry, tree.version), here.store.get(tree.version) is not None)
+    return Inspection(tree, plan, is_inside(registry, tree.version), here.store.get(tree.version))
 
 
 def each_by_itself(registry: Registry, ignore_needs: bool) -> Registry:
@@ -260,7 +269,7 @@ def update(here: Workspace, tree: SourceTree) -> Updated:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
-    here.store = ContractStore(here.contracts_folder)
+    here.store = ContractStore(here.contracts_folder).readable()
     return Updated(f"wrote {path} ({_changes(old, new)})", accepted)
 
 
@@ -272,7 +281,7 @@ def _accepted(here: Workspace, tree: SourceTree) -> Iterator[str]:
     for patch in here.registry:
         variant = variant_for(patch.variants, tree.version)
         for item in check(tree, variant, here.store) if variant is not None else ():
-            if item.problem in ("signature", "body", "kind"):
+            if item.problem in ("signature", "body", "kind", "kernel", "launch"):
                 yield (
                     f"{patch.id} now takes for granted: {item.target}: {item.text} "
                     f"('ascend-patch verify --explain {patch.id} --from {item.against} --to {tree.version}')"

@@ -186,7 +186,7 @@ def _line(found: Inspection) -> list[str | Cell]:
     remarks = [] if found.inside else ["outside the ranges"]
     if found.plan.standing.reason:
         remarks.append(f"taken for {found.plan.standing.version}")
-    if found.inside and not found.has_contract:
+    if found.inside and found.known is None:
         remarks.append("no contract file")
     short = ", ".join(found.short)
     return [

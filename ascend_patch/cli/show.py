@@ -25,7 +25,8 @@ Examples:
 \b
 JSON keys: those of 'list --json' for one patch, and required_by[], taken_for, outgrown[] (signs
 that upstream no longer needs it), findings[]: target, problem, text, against;
-contract{target}: kind, signature, file, overridden_by[], aliased_in[] (null: no contract for the installed version)."""
+contract{target}: kind, signature, file, overridden_by[], aliased_in[], uses{function: what it does with a kernel
+that is replaced[]}, kernels[] (that a replaced function launches) (null: no contract for the installed version)."""
 
 
 def show(
@@ -87,6 +88,8 @@ def _contract(
                 "file": entry.file,
                 "overridden_by": list(entry.overridden_by),
                 "aliased_in": list(entry.aliased_in),
+                "uses": {site: list(uses) for site, uses in entry.uses.items()},
+                "kernels": list(entry.kernels),
             }
     return contract
 
@@ -149,6 +152,10 @@ def _print_contract(facts: dict[str, Any], tree: SourceTree | None) -> None:
             output.say(f"    overridden by {', '.join(entry['overridden_by'])}")
         if entry["aliased_in"]:
             output.say(f"    also bound in {', '.join(entry['aliased_in'])}")
+        for site, uses in entry["uses"].items():
+            output.say(f"    used in {site}: {', '.join(uses)}")
+        if entry["kernels"]:
+            output.say(f"    launches {', '.join(entry['kernels'])}")
         found = problems.get(target)
         if found is not None and found["problem"]:
             output.say(f"    {found['problem']}: {found['text']}", "red")

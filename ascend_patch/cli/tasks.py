@@ -13,9 +13,9 @@ from ascend_patch.cli import output
 from ascend_patch.cli.describe import bounds
 from ascend_patch.cli.errors import Refusal
 from ascend_patch.cli.fitting import misfits
-from ascend_patch.cli.inspection import each_by_itself, open_sources
+from ascend_patch.cli.inspection import each_by_itself, open_sources, usage_facts
 from ascend_patch.cli.workspace import Workspace
-from ascend_patch.engine.contract_building import check_overrides, variant_for
+from ascend_patch.engine.contract_building import check_usage, variant_for
 from ascend_patch.engine.contract_checking import check
 from ascend_patch.engine.expiry import signs
 from ascend_patch.engine.standing import stand
@@ -70,7 +70,7 @@ def todo(here: Workspace, vllm: str | None, *, offline: bool, extend: bool, as_j
     registry = each_by_itself(here.registry, ignore_needs=True)
     sources = f" {shlex.quote(vllm)}" if vllm is not None else ""
     tasks = [task(patch, tree, here.store, sources) for patch in registry]
-    overridden = check_overrides(tree, registry, here.store, stand(registry, tree, here.store).version)
+    elsewhere = check_usage(tree, registry, here.store, stand(registry, tree, here.store).version)
     done = all(item.kind == NOTHING for item in tasks)
     extended = _extend(tasks) if extend else []
     then = [] if done else list(_then(tasks, f" --vllm{sources}" if sources else "", here, tree))
@@ -81,7 +81,7 @@ def todo(here: Workspace, vllm: str | None, *, offline: bool, extend: bool, as_j
                 "version": tree.version,
                 "done": done,
                 "patches": [_facts(item) for item in tasks],
-                "overridden": [{"target": item.target, "text": item.text} for item in overridden],
+                **usage_facts(elsewhere),
                 "unnecessary": [{"id": item.id, "signs": list(item.outgrown)} for item in tasks if item.outgrown],
                 "extended": extended,
                 "then": then,
@@ -89,7 +89,7 @@ def todo(here: Workspace, vllm: str | None, *, offline: bool, extend: bool, as_j
         )
     else:
         output.say(f"{here.package} {tree.version}, {tree.kind}: {tree.origin}", "bold")
-        _print(tasks, overridden, then)
+        _print(tasks, elsewhere, then)
         if extended:
             output.say(f"extended {len(extended)} ranges; the list above is from before", "green")
     return done
@@ -169,10 +169,10 @@ def _covered(patch: Patch, variant: Variant, tree: SourceTree, store: ContractSt
     if any(finding.drifted for finding in findings):
         commands = tuple(_explanations(patch, findings, sources))
         return Task(patch.id, DRIFT, _problems(findings), (), commands, outgrown)
-    unfit = misfits(patch, tree, variant)
+    own = store.get(tree.version)
+    unfit = misfits(patch, tree, variant, own)
     if unfit:
         return Task(patch.id, DRIFT, "; ".join(unfit), outgrown=outgrown)
-    own = store.get(tree.version)
     if own is not None and all(finding.target in own.targets for finding in findings):
         return Task(patch.id, NOTHING, outgrown=outgrown)
     return Task(patch.id, CONTRACT, "it fits", outgrown=outgrown)
@@ -276,15 +276,15 @@ HEADINGS = {
 }
 
 
-def _print(tasks: Sequence[Task], overridden: Sequence[Finding], then: Sequence[str]) -> None:
+def _print(tasks: Sequence[Task], elsewhere: Sequence[Finding], then: Sequence[str]) -> None:
     for kind, heading in HEADINGS.items():
         chosen = [item for item in tasks if item.kind == kind]
         if chosen:
             output.heading(f"{heading} ({len(chosen)})")
         for item in chosen:
             _print_task(item)
-    for finding in overridden:
-        output.say(f"{finding.target}: {finding.text}: the patch does not reach them", "yellow")
+    for finding in elsewhere:
+        output.say(f"{finding.target}: {finding.text}", "yellow")
     for item in tasks:
         if item.outgrown:
             output.say(f"upstream seems to have outgrown {item.id}: {'; '.join(item.outgrown)}", "yellow")

@@ -60,12 +60,13 @@ this version), taken_for (null, or version and reason: see VLLM_ASCEND_PATCH_ASS
 (true: there is one for exactly this version), ok, applied, not_needed[], short[] (required patches
 that do not apply or do not fit), misfits[]: id, problems[]; patches[]: id, required, state, unneeded,
 reason, variant, number (of the variant), targets[]: target, problem ("" = as expected), text,
-against, now_in[]; unnecessary[]: id, signs[]; overridden[]: target, text; updated (what --update
-did, or null), accepted[] (what would be drift without that contract).
+against, now_in[]; unnecessary[]: id, signs[]; overridden[] (subclasses that escape a patch) and
+launched[] (kernels that other modules launch now): target, text; updated (what --update did, or
+null), accepted[] (what would be drift without that contract).
 With --all: package, index (false: only the cache was looked at), ok, versions[] with the same keys and
 cells{id}. With --explain: id, from, to, targets[]: target, state, changes[], diff. With --todo:
 package, version, done, patches[]: id, kind (nothing, contract, extend, drift, decide), text, edits[]:
-place, old, new, commands[]; overridden[], unnecessary[], extended[] (places), then[]."""
+place, old, new, commands[]; overridden[], launched[], unnecessary[], extended[] (places), then[]."""
 
 
 def verify(
@@ -114,6 +115,8 @@ def verify(
     if update and taken_for:
         raise Refusal("--update would write the contract of a version these sources are not: leave out --as")
     _check_version(taken_for, "--as")
+    if update:
+        here.store = here.store.readable()  # what cannot be read is what this writes anew
     if explain is not None:
         if old is None:
             raise Refusal("--explain compares two versions: name the earlier one with --from VERSION")
@@ -169,12 +172,12 @@ def _check_version(text: str | None, option: str) -> None:
 
 def _verify_one(here: Workspace, inspect: Callable[[], Inspection], strict: bool, update: bool, as_json: bool) -> bool:
     from ascend_patch.cli import inspection
-    from ascend_patch.engine.contract_building import check_overrides
+    from ascend_patch.engine.contract_building import check_usage
 
     found = inspect()
     if not found.inside and not found.plan.standing.reason:
         raise Refusal(_unsupported(here, found.tree))
-    overridden = check_overrides(found.tree, here.registry, here.store, found.plan.standing.version)
+    elsewhere = check_usage(found.tree, here.registry, here.store, found.plan.standing.version)
     written = None
     if update:
         if not found.inside:
@@ -185,13 +188,17 @@ def _verify_one(here: Workspace, inspect: Callable[[], Inspection], strict: bool
         written = inspection.update(here, found.tree)
         found = inspect()
     if as_json:
-        escaping = [{"target": item.target, "text": item.text} for item in overridden]
         output.as_json(
-            {"package": here.package, **found.facts(), "overridden": escaping, **inspection.updated_facts(written)}
+            {
+                "package": here.package,
+                **found.facts(),
+                **inspection.usage_facts(elsewhere),
+                **inspection.updated_facts(written),
+            }
         )
     else:
-        _print(here, found, overridden, written)
-    return found.ok and not (strict and overridden)
+        _print(here, found, elsewhere, written)
+    return found.ok and not (strict and elsewhere)
 
 
 def _unsupported(here: Workspace, tree: SourceTree) -> str:
@@ -205,7 +212,7 @@ def _unsupported(here: Workspace, tree: SourceTree) -> str:
     )
 
 
-def _print(here: Workspace, found: Inspection, overridden: tuple[Finding, ...], written: Updated | None) -> None:
+def _print(here: Workspace, found: Inspection, elsewhere: tuple[Finding, ...], written: Updated | None) -> None:
     from ascend_patch.cli.describe import state_word
     from ascend_patch.cli.inspection import print_updated
 
@@ -234,8 +241,8 @@ def _print(here: Workspace, found: Inspection, overridden: tuple[Finding, ...], 
     for target, modules in found.moved.items():
         if modules:
             output.say(f"{target} is gone; its name is now defined in {', '.join(modules)}", "yellow")
-    for finding in overridden:
-        output.say(f"{finding.target}: {finding.text}: the patch does not reach them", "yellow")
+    for finding in elsewhere:
+        output.say(f"{finding.target}: {finding.text}", "yellow")
     if found.unnecessary:
         output.say(
             f"upstream seems to have outgrown {', '.join(found.unnecessary)}: try {here.package} {found.version} "

@@ -9,17 +9,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from .contract_checking import describe
+from .contract_checking import describe, looked_through
 from .contracts import ABSENT, Contract, ContractSet, ContractStore, site_key
 from .errors import RewriteError, SourceError
+from .launches import Kernel, Uses, is_object, kernels_of, modules_of, use_changes, uses_in
+from .origins import resolved
 from .plan import Finding
 from .registry import Registry
 from .sources import SourceFile, SourceTree
-from .syntax import Definition, bindings, count_sites, find_definition, flattened, import_origin, imported_module
+from .syntax import Definition, bindings, count_sites, find_definition, flattened, imported_module
 from .versions import fits, release_of
-from .vocabulary import Add, Retarget, Rewrite, Target, Variant
-
-_MAX_HOPS = 8  # re-exports followed before we give up on a chain
+from .vocabulary import Add, Replace, Retarget, Rewrite, Target, Variant
 
 
 def build(tree: SourceTree, registry: Registry, version: str | None = None) -> ContractSet:
@@ -33,10 +33,11 @@ def build(tree: SourceTree, registry: Registry, version: str | None = None) -> C
     return build_for(tree, rewrites, release_of(version))
 
 
-def check_overrides(
-    tree: SourceTree, registry: Registry, store: ContractStore, version: str = ""
-) -> tuple[Finding, ...]:
-    """Subclasses that override a target and did not in the nearest known version: they escape the patch.
+def check_usage(tree: SourceTree, registry: Registry, store: ContractStore, version: str = "") -> tuple[Finding, ...]:
+    """What the package does with targets elsewhere, and did not in the nearest known version.
+
+    Subclasses that override one escape the patch (``overridden``); what launches a kernel that is replaced from a
+    module that did not may pass other arguments than ours takes (``launch``).
 
     Needs a scan of the whole package (seconds), so it is part of a verification, not of a start.
 
@@ -45,20 +46,31 @@ def check_overrides(
     """
     version = version or tree.version
     built = build(tree, registry, version).targets
-    findings = []
+    findings: list[Finding] = []
     for variant in (variant_for(patch.variants, version) for patch in registry):
         if variant is None:
             continue
         nearest = list(store.by_distance(version, variant.versions))
         for rewrite in variant.rewrites:
             known = next((item for item in nearest if rewrite.target in item.targets), None)
-            if known is None or rewrite.target not in built:
-                continue
-            added = set(built[rewrite.target].overridden_by) - set(known.targets[rewrite.target].overridden_by)
-            if added:
-                text = f"{', '.join(sorted(added))} overrides it since {known.version}"
-                findings.append(Finding(rewrite.target, "overridden", text, known.version))
+            if known is not None and rewrite.target in built:
+                findings += _usage_findings(rewrite, known, built[rewrite.target])
     return tuple(findings)
+
+
+def _usage_findings(rewrite: Rewrite, known: ContractSet, built: Contract) -> Iterator[Finding]:
+    before = known.targets[rewrite.target]
+    added = set(built.overridden_by) - set(before.overridden_by)
+    if added:
+        text = f"{', '.join(sorted(added))} overrides it since {known.version}: the patch does not reach them"
+        yield Finding(rewrite.target, "overridden", text, known.version)
+    if isinstance(rewrite, Replace):
+        # In the others it is drift, see `contract_checking`.
+        looked_at = looked_through(rewrite.place, before)
+        elsewhere = {site: uses for site, uses in built.uses.items() if modules_of([site]).isdisjoint(looked_at)}
+        if elsewhere:
+            text = f"{'; '.join(use_changes({}, elsewhere))} since {known.version}"
+            yield Finding(rewrite.target, "launch", text, known.version)
 
 
 def build_for(tree: SourceTree, rewrites: Iterable[Rewrite], version: str) -> ContractSet:
@@ -66,7 +78,8 @@ def build_for(tree: SourceTree, rewrites: Iterable[Rewrite], version: str) -> Co
     by_target: dict[str, list[Rewrite]] = {}
     for rewrite in rewrites:
         by_target.setdefault(rewrite.target, []).append(rewrite)
-    usage = scan_package(tree, {Target.parse(text) for text in by_target})
+    replaced = {rewrite.place for group in by_target.values() for rewrite in group if isinstance(rewrite, Replace)}
+    usage = scan_package(tree, {Target.parse(text) for text in by_target}, replaced)
     targets = {}
     for text, group in by_target.items():
         contract = _contract(tree, Target.parse(text), group, usage[text])
@@ -92,6 +105,7 @@ def _contract(tree: SourceTree, place: Target, group: list[Rewrite], usage: Usag
         return Contract(ABSENT, "", "", tree.relative(file), file.sha256)
     described = describe(definition)
     callable_ = described.kind not in ("class", "variable", "import")
+    kernels = kernels_of(tree, definition) if any(isinstance(rewrite, Replace) for rewrite in group) else {}
     return Contract(
         kind=described.kind,
         signature=described.signature,
@@ -101,7 +115,19 @@ def _contract(tree: SourceTree, place: Target, group: list[Rewrite], usage: Usag
         sites=_sites(definition, group) if callable_ and not definition.inherited else {},
         overridden_by=tuple(sorted(usage.overridden_by)),
         aliased_in=tuple(sorted(usage.aliased_in)),
+        uses=usage.uses,
+        kernels={name: kernels[name].syntax for name in sorted(kernels)},
+        also=_further_files(tree, definition, usage, kernels),
     )
+
+
+def _further_files(
+    tree: SourceTree, definition: Definition, usage: Usage, kernels: Mapping[str, Kernel]
+) -> dict[str, str]:
+    """The files besides the target's own whose change may be one of its uses or kernels."""
+    modules = modules_of(usage.uses) | (usage.aliased_in if usage.uses else set())
+    files = [*map(tree.find, sorted(modules)), *(kernel.file for kernel in kernels.values())]
+    return {tree.relative(file): file.sha256 for file in files if file is not None and file != definition.file}
 
 
 def _sites(definition: Definition, group: list[Rewrite]) -> dict[str, tuple[int, ...]]:
@@ -121,14 +147,16 @@ class Usage:
     Attributes:
         overridden_by: ``module:Class`` of subclasses that define the attribute themselves.
         aliased_in: modules that bind a module-level target with a ``from ... import`` of their own.
+        uses: what is done with a module-level target that is replaced, when that is more than calling it.
     """
 
     overridden_by: set[str] = field(default_factory=set)
     aliased_in: set[str] = field(default_factory=set)
+    uses: Uses = field(default_factory=dict)
 
 
-def scan_package(tree: SourceTree, targets: Iterable[Target]) -> Mapping[str, Usage]:
-    """Find overriding subclasses and aliases of every target.
+def scan_package(tree: SourceTree, targets: Iterable[Target], replaced: Iterable[Target] = ()) -> Mapping[str, Usage]:
+    """Find overriding subclasses and aliases of every target, and the uses of those that are replaced.
 
     Parsing a large package takes many seconds, so only those files are parsed whose text says that they may
     import a target, derive from its class, or give one of these another name.
@@ -150,7 +178,27 @@ def scan_package(tree: SourceTree, targets: Iterable[Target]) -> Mapping[str, Us
             for module, node in _below(Target(target.module, name), subclasses):
                 if bindings(node.body, attribute):
                     usage[str(target)].overridden_by.add(f"{module}:{node.name}")
+    for target in replaced:
+        if "." not in target.qualname:
+            usage[str(target)].uses = _uses(tree, target, mentions)
     return usage
+
+
+def _uses(tree: SourceTree, target: Target, mentions: Iterable[_Mentions]) -> Uses:
+    """The uses of a target that is an object; none where it is only called, handed on or imported."""
+    name, home = target.qualname, target.module.rpartition(".")[2]
+    using = [
+        item
+        for item in mentions
+        if item.file.module == target.module
+        or name in item.imported
+        or (home in item.imported and name.encode() in item.file.data)
+    ]
+    more_than_called = re.compile(rb"\b%s\s*(\[|\.\w)" % name.encode())
+    if not any(name in item.renamed or more_than_called.search(item.file.data) for item in using):
+        return {}
+    found = uses_in(tree, [item.file.module for item in using], target)
+    return found if is_object(use for uses in found.values() for use in uses) else {}
 
 
 _CLASS = re.compile(rb"\bclass[ \t]+\w+[ \t]*(?:\[[^\]]*\])?[ \t]*\(([^:]*)")
@@ -206,7 +254,7 @@ def _subclasses(tree: SourceTree, classes: Iterable[str], mentions: Iterable[_Me
         for file in _parsed(item.file for item in mentions if (item.bases | item.renamed) & new):
             for node, base in _bases(file):
                 if base.rpartition(".")[2] in new:
-                    origin = _resolved(tree, file, base)
+                    origin = resolved(tree, file, base)
                     found.setdefault(origin, []).append((file.module, node))
                     wanted.add(node.name)
             wanted.update(_renamed(file, new))
@@ -225,42 +273,6 @@ def _bases(file: SourceFile) -> Iterator[tuple[ast.ClassDef, str]]:
         if isinstance(node, ast.ClassDef):
             for base in node.bases:
                 yield node, ast.unparse(base).split("[")[0]
-
-
-def _resolved(tree: SourceTree, file: SourceFile, name: str) -> Target:
-    """The defining place of a (dotted) name used in a file, through imports and re-exports."""
-    for _ in range(_MAX_HOPS):
-        first, _, rest = name.partition(".")
-        nodes = bindings(file.syntax.body, first)
-        full = _imported_as(file, nodes[-1], first, rest) if nodes else None
-        if full is None:
-            break
-        module, name = _split(tree, full)
-        next_file = tree.find(module)
-        if next_file is None:
-            return Target(module, name)
-        file = next_file
-    return Target(file.module, name)
-
-
-def _imported_as(file: SourceFile, node: ast.stmt, first: str, rest: str) -> str | None:
-    """What ``first.rest`` means where `node` imports ``first``: a dotted path from the top; None for a definition."""
-    tail = [rest] if rest else []
-    if isinstance(node, ast.Import):
-        renamed = next((alias.name for alias in node.names if alias.asname == first), first)
-        return ".".join([renamed, *tail])
-    origin = import_origin(file, node, first)
-    return None if origin is None else ".".join([origin.module, origin.qualname, *tail])
-
-
-def _split(tree: SourceTree, path: str) -> tuple[str, str]:
-    """A dotted path as its longest module and the rest."""
-    parts = path.split(".")
-    for cut in range(len(parts) - 1, 0, -1):
-        module = ".".join(parts[:cut])
-        if tree.find(module) is not None:
-            return module, ".".join(parts[cut:])
-    return ".".join(parts[:-1]), parts[-1]
 
 
 def _below(place: Target, subclasses: _Bases) -> Iterator[tuple[str, ast.ClassDef]]:
@@ -284,6 +296,6 @@ def _aliases(tree: SourceTree, file: SourceFile, place: Target) -> bool:
                     continue
                 if imported_module(file, node) == place.module:
                     return True
-                if _resolved(tree, file, alias.asname or alias.name) == place:
+                if resolved(tree, file, alias.asname or alias.name) == place:
                     return True
     return False

@@ -3,19 +3,20 @@
 While a target's file is byte for byte a known one, its contract is looked up and nothing is
 parsed. Otherwise the file is parsed and the target compared with the contracts of the versions
 inside the variant's range: one that matches is enough, so a release between two known ones
-needs no contract of its own.
+needs no contract of its own. The same goes for the further files that a contract speaks of: those that launch a
+kernel which is replaced.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from .contracts import ABSENT, Contract, ContractStore, site_key
 from .errors import RewriteError
 from .plan import UNCHECKED, Finding
-from .sources import SourceFile, SourceTree
+from .sources import SourceFile, SourceTree, module_name
 from .vocabulary import Add, Register, Replace, Retarget, Rewrite, Target, Variant, Wrap
 
 if TYPE_CHECKING:
@@ -60,9 +61,10 @@ def _check_rewrite(tree: SourceTree, rewrite: Rewrite, known: Known) -> Finding:
     if isinstance(rewrite, Retarget):
         return _check_sites(rewrite, definition, known)
     described = describe(definition)
+    beyond = _beyond(tree, rewrite, definition)
     nearest: tuple[str, str, str] | None = None
     for version, contract in known():
-        difference = _difference(rewrite, contract, described)
+        difference = _difference(rewrite, contract, described) or beyond(contract)
         if difference is None:
             return Finding(rewrite.target, against=version)
         nearest = nearest or (version, *difference)
@@ -96,6 +98,8 @@ def _known_file(tree: SourceTree, file: SourceFile, rewrite: Rewrite, known: Kno
     for version, contract in known():
         if contract.sha256 != file.sha256 or contract.file != tree.relative(file):
             continue
+        if isinstance(rewrite, Replace) and not all(_is_known(tree, *item) for item in contract.also.items()):
+            continue
         if isinstance(rewrite, Retarget):
             counts = contract.sites.get(site_key(rewrite))
             if counts is None:
@@ -105,6 +109,11 @@ def _known_file(tree: SourceTree, file: SourceFile, rewrite: Rewrite, known: Kno
             return None
         return Finding(rewrite.target, against=version)
     return None
+
+
+def _is_known(tree: SourceTree, name: str, sha256: str) -> bool:
+    file = tree.find(module_name(name))
+    return file is not None and file.sha256 == sha256 and tree.relative(file) == name
 
 
 def _check_add(rewrite: Rewrite, definition: Definition | None) -> Finding:
@@ -152,6 +161,35 @@ def _difference(rewrite: Rewrite, contract: Contract, found: Description) -> tup
         return "body", "body changed"
     assert isinstance(rewrite, (Replace, Wrap))
     return None
+
+
+def _beyond(tree: SourceTree, rewrite: Rewrite, definition: Definition) -> Callable[[Contract], tuple[str, str] | None]:
+    """The same for what a replaced definition is not itself: the kernels that it launches, and who launches it."""
+    if not isinstance(rewrite, Replace):
+        return lambda _: None
+    from .launches import kernel_changes, kernels_of, use_changes, uses_in
+
+    kernels = cache(lambda: {name: kernel.syntax for name, kernel in kernels_of(tree, definition).items()})
+    uses = cache(lambda module: uses_in(tree, [module], rewrite.place))
+
+    def difference(contract: Contract) -> tuple[str, str] | None:
+        changed = kernel_changes(contract.kernels, kernels())
+        if changed:
+            return "kernel", "; ".join(changed)
+        if contract.uses:
+            modules = looked_through(rewrite.place, contract)
+            now = {site: found for module in modules for site, found in uses(module).items()}
+            changed = use_changes(contract.uses, now)
+        return ("launch", "; ".join(changed)) if changed else None
+
+    return difference
+
+
+def looked_through(place: Target, contract: Contract) -> list[str]:
+    """The modules in which uses of a replaced target are looked for: its own, and those that had it."""
+    from .launches import modules_of
+
+    return sorted({place.module, *contract.aliased_in, *modules_of(contract.uses)})
 
 
 def _missing(tree: SourceTree, rewrite: Rewrite, file: SourceFile) -> Finding:

@@ -6,6 +6,7 @@ A contract set is a JSON file per version. It is generated from sources
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 from .errors import ContractError
 from .vocabulary import Retarget
 
-FORMAT = 2
+FORMAT = 3
 
 
 class Contract(NamedTuple):
@@ -31,6 +32,9 @@ class Contract(NamedTuple):
         sites: for each retarget of it (`site_key`), the possible numbers of sites.
         overridden_by: subclasses in the package that define the attribute themselves.
         aliased_in: modules that bind the object under a name of their own.
+        uses: of a kernel that is replaced, for each function of the package what it does with it (`launches.Uses`).
+        kernels: of a function that is replaced, the kernels that it launches itself, with their syntax.
+        also: further files that `uses` and `kernels` speak of, with their sha256.
     """
 
     kind: str
@@ -41,6 +45,9 @@ class Contract(NamedTuple):
     sites: Mapping[str, tuple[int, ...]] = MappingProxyType({})
     overridden_by: tuple[str, ...] = ()
     aliased_in: tuple[str, ...] = ()
+    uses: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    kernels: Mapping[str, str] = MappingProxyType({})
+    also: Mapping[str, str] = MappingProxyType({})
 
 
 ABSENT = "absent"  # the kind of an Add target: the name is free
@@ -68,12 +75,14 @@ class ContractSet(NamedTuple):
         except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
             raise ContractError(
                 f"contract file {path} cannot be read ({type(error).__name__}: {error}): "
-                "generate it again with 'ascend-patch verify --update'"
+                "generate it again with 'ascend-patch verify --all --update'"
             ) from None
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file: a line for each target, names sorted, each file's hash once, so that diffs are readable."""
         files = {contract.file: contract.sha256 for contract in self.targets.values()}
+        for contract in self.targets.values():
+            files.update(contract.also)
         parts = [
             f'"format": {FORMAT}',
             f'"version": {json.dumps(self.version)}',
@@ -100,6 +109,9 @@ def _contract(target: str, entry: dict[str, Any], files: Mapping[str, str]) -> C
         sites={key: tuple(counts) for key, counts in entry.get("sites", {}).items()},
         overridden_by=tuple(entry.get("overridden_by", ())),
         aliased_in=tuple(entry.get("aliased_in", ())),
+        uses={site: tuple(uses) for site, uses in entry.get("uses", {}).items()},
+        kernels=entry.get("kernels", {}),
+        also={name: files[name] for name in entry.get("also", ())},
     )
 
 
@@ -107,6 +119,8 @@ def _entry(target: str, contract: Contract) -> dict[str, Any]:
     entry = {name: value for name, value in contract._asdict().items() if value and name != "sha256"}
     if contract.file in _usual_files(target):
         del entry["file"]
+    if contract.also:
+        entry["also"] = sorted(contract.also)
     return entry
 
 
@@ -138,6 +152,14 @@ class ContractStore:
         store = cls(os.devnull)
         store._sets = {item.version: item for item in sets}
         return store
+
+    def readable(self) -> ContractStore:
+        """The sets whose files can be read, all read now: for writing the others anew."""
+        sets = []
+        for version in self.versions():
+            with contextlib.suppress(ContractError):
+                sets.append(self._load(version))
+        return self.of(sets)
 
     def versions(self) -> tuple[str, ...]:
         """The versions that have contracts, oldest first."""

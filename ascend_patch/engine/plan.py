@@ -24,7 +24,8 @@ class Finding(NamedTuple):
     Attributes:
         target: the rewrite's target as text.
         problem: '' when all is well; ``missing``, ``moved``, ``exists``, ``kind``, ``signature``, ``body``,
-            ``sites`` or ``overridden`` when it drifted; ``unchecked`` when no contract mentions it.
+            ``kernel``, ``launch``, ``sites`` or ``overridden`` when it drifted; ``unchecked`` when no contract mentions
+            it.
         text: what changed, for people.
         against: the version whose contract it was compared with, '' when none.
     """

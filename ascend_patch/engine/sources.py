@@ -146,7 +146,7 @@ class SourceTree:
 
     def modules(self) -> tuple[str, ...]:
         """The dotted names of all modules, sorted."""
-        return tuple(sorted(_module_name(name) for name in self._names()))
+        return tuple(sorted(module_name(name) for name in self._names()))
 
     def relative(self, file: SourceFile) -> str:
         """The file's path from the package's parent folder, with forward slashes: the same in every kind of tree."""
@@ -157,7 +157,8 @@ class SourceTree:
         return f"{self.origin}:{name}" if self.kind in ("wheel", "sdist") else str(Path(self.origin, name))
 
 
-def _module_name(name: str) -> str:
+def module_name(name: str) -> str:
+    """The dotted name of the module that a path from the package's parent folder holds."""
     stem = name[: -len(".py")].replace(os.sep, ".").replace("/", ".")
     return stem[: -len(".__init__")] if stem.endswith(".__init__") else stem
 

@@ -110,7 +110,7 @@ def flattened(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
 
 def _bound_names(node: ast.stmt) -> Iterator[str]:
     if isinstance(node, (*FunctionNode, ast.ClassDef)):
-        if not any(_dotted(item).endswith("overload") for item in node.decorator_list):
+        if not any(dotted(item).endswith("overload") for item in node.decorator_list):
             yield node.name
     elif isinstance(node, ast.Assign):
         for target in node.targets:
@@ -122,7 +122,7 @@ def _bound_names(node: ast.stmt) -> Iterator[str]:
             yield alias.asname or alias.name.partition(".")[0]
 
 
-def _dotted(node: ast.expr) -> str:
+def dotted(node: ast.expr) -> str:
     return ast.unparse(node.func if isinstance(node, ast.Call) else node)
 
 
@@ -136,7 +136,7 @@ def _kind(nodes: tuple[ast.stmt, ...], *, in_class: bool) -> str:
         return "variable"
     if not in_class:
         return "function"
-    decorators = {_dotted(item).rpartition(".")[2] for item in node.decorator_list}
+    decorators = {dotted(item).rpartition(".")[2] for item in node.decorator_list}
     for special in ("staticmethod", "classmethod"):
         if special in decorators:
             return special

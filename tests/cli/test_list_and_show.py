@@ -134,6 +134,7 @@ def test_show_json_has_the_contract_and_the_findings(toy: Toy) -> None:
     assert set(shown) == LIST_KEYS | {"required_by", "taken_for", "outgrown", "findings", "contract"}
     assert shown["contract"]["gadget.core:add"] == {
         "kind": "function", "signature": "a, b", "file": "gadget/core.py", "overridden_by": [], "aliased_in": [],
+        "uses": {}, "kernels": [],
     }  # fmt: skip
     assert toy("show", "device.registry", "--json").json["required_by"] == ["math.add"]
     toy.edit("gadget/core.py", "def add(a, b):", "def add(a, b, c):")

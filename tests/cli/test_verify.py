@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ascend_patch.cli.fitting import refusals
+from ascend_patch.cli.fitting import launch_refusals, refusals
+from ascend_patch.engine.launches import parse_use
 
 from .conftest import PATCH_THAT_UPSTREAM_OUTGREW, Toy
 
@@ -56,13 +57,85 @@ def test_json_keys(toy: Toy) -> None:
     found = toy("verify", "--json").json
     assert set(found) == {
         "package", "version", "origin", "source", "inside", "taken_for", "contract", "ok", "applied", "not_needed",
-        "short", "misfits", "patches", "unnecessary", "overridden", "updated", "accepted",
+        "short", "misfits", "patches", "unnecessary", "overridden", "launched", "updated", "accepted",
     }  # fmt: skip
     assert (found["version"], found["source"], found["contract"], found["ok"]) == ("1.5.0", "installed", True, True)
     assert (found["inside"], found["taken_for"], found["applied"], found["short"]) == (True, None, 5, [])
     keys = {"id", "required", "state", "unneeded", "reason", "variant", "number", "targets"}
     assert all(set(patch) == keys for patch in found["patches"])
     assert {patch["id"]: patch["number"] for patch in found["patches"]}["math.add"] == 2
+
+
+def with_a_kernel(toy: Toy) -> None:
+    """`gadget.core:add` is a kernel, launched in two modules, and ours stands in for one."""
+    toy.edit(
+        "gadget/core.py", "def add(a, b):", "def run_add(a):\n    add[(1,)](a, 2)\n\n\n@gadget.jit\ndef add(a, b):"
+    )
+    toy.write("gadget/user.py", "from gadget.core import add\n\n\ndef use(a):\n    add[(1,)](a, b=2)\n")
+    toy.edit(
+        "gadget_patches/math/add.py", "def add(a, b):", "Launched = staticmethod\n\n\n@Launched\ndef add(grid, a, b):"
+    )
+    assert toy("verify", "--update").code == 0
+
+
+def test_a_launch_that_our_function_does_not_take_is_named(toy: Toy) -> None:
+    with_a_kernel(toy)
+    assert toy("verify", "--json").json["misfits"] == []
+    toy.edit("gadget/user.py", "b=2", "b=2, num_warps=4")
+    toy.edit("gadget/core.py", "(a, 2)", "(a, 2, 3)")
+    assert toy("verify", "--update").code == 0  # and there is nothing in the contract to compare it with
+    assert toy("verify", "--strict").code == 1
+    found = toy("verify", "--json").json["misfits"]
+    assert found == [
+        {
+            "id": "math.add",
+            "problems": [
+                "gadget.core:add: our function takes 2 arguments by position when gadget.core:run_add launches it as"
+                " [1](3)",
+                "gadget.core:add: our function does not take 'num_warps' by name when gadget.user:use launches it as"
+                " [1](1, b, num_warps)",
+            ],
+        }
+    ]
+
+
+def test_a_new_launch_in_another_module_is_named(toy: Toy) -> None:
+    with_a_kernel(toy)
+    toy.write("gadget/more.py", "from gadget import core\n\n\ndef more(a):\n    core.add[(1,)](a, a)\n")
+    result = toy("verify")
+    assert result.code == 0
+    assert "gadget.core:add: now also launched in gadget.more:more as [1](2) since 1.5.0" in result.out
+    assert toy("verify", "--strict").code == 1
+    (found,) = toy("verify", "--json").json["launched"]
+    assert found["target"] == "gadget.core:add" and "gadget.more:more" in found["text"]
+    assert toy("verify", "--todo", "--json").json["launched"] == [found]
+
+
+def test_contracts_of_another_format_are_written_anew(toy: Toy) -> None:
+    path = toy.root / "contracts" / "1.5.0.json"
+    path.write_text('{"format": 1}')
+    assert "verify --all --update" in toy("verify").refused()
+    assert toy("verify", "--update").code == 0
+    assert toy("verify").code == 0
+
+
+@pytest.mark.parametrize(
+    ("use", "ours", "problems"),
+    [
+        ("[1](2, BLOCK)", "grid, a, b, BLOCK", []),
+        ("[1](2, BLOCK)", "grid, a, b, *, BLOCK, other=1", []),
+        ("[1](3)", "grid, *all", []),
+        ("[1](1, x)", "grid, a, **all", []),
+        ("[1](1, *, **)", "grid, a, b", []),
+        ("[1](3)", "grid, a, b", ["takes 2 arguments by position"]),
+        ("[1](2, a)", "grid, a, b", ["does not take 'a' by name"]),
+        ("[1](1)", "grid, a, b, c=1, *, d", ["misses 'b'", "misses 'd'"]),
+    ],
+)
+def test_whether_ours_takes_a_launch(use: str, ours: str, problems: list[str]) -> None:
+    function = ast.parse(f"def f({ours}): ...").body[0]
+    assert isinstance(function, ast.FunctionDef)
+    assert list(launch_refusals(parse_use(use), function)) == [f"our function {problem}" for problem in problems]
 
 
 def test_a_required_patch_that_drifted_is_exit_1(toy: Toy) -> None:

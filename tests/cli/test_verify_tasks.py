@@ -230,6 +230,20 @@ def test_explain_a_new_subclass_and_a_new_alias(toy: Toy) -> None:
     assert (found["state"], found["changes"]) == ("changed", ["now also overridden by gadget.more:Last"])
 
 
+KERNEL = "@gadget.jit\ndef add(a, b):\n    return a + b\n\n\ndef launch(a):\n    add[(1,)](a, 2)"
+
+
+def test_explain_another_launch_and_another_kernel(toy: Toy) -> None:
+    toy.edit("gadget/core.py", "def add(a, b):\n    return a + b", KERNEL)
+    found = explained(toy, "math.add", changed(toy, "(a, 2)", "(a, 2, FAST=True)"))
+    assert (found["state"], found["changes"]) == ("changed", ["gadget.core:launch: keyword 'FAST' added"])
+    assert "+    add[(1,)](a, 2, FAST=True)" in str(found["diff"])
+    toy.edit("gadget_patches/math/add.py", 'Replace("gadget.core:add"', 'Replace("gadget.core:launch"')
+    found = explained(toy, "math.add", changed(toy, "return a + b", "return a - b"))
+    assert (found["state"], found["changes"]) == ("changed", ["kernel add that it launches changed"])
+    assert "-    return a + b\n+    return a - b" in str(found["diff"])
+
+
 def test_explain_what_is_in_neither_version(toy: Toy) -> None:
     found = explained(toy, "life.stop", toy.sources())
     assert (found["state"], found["changes"]) == ("absent", ["neither version has it"])

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from ascend_patch.activation import contracts_folder
 from ascend_patch.cli.app import app
-from ascend_patch.engine.contract_building import check_overrides
+from ascend_patch.engine.contract_building import check_usage
 from ascend_patch.engine.contracts import ContractStore
 from ascend_patch.engine.sources import SourceTree, memory_tree
 from ascend_patch.engine.syntax import find_definition
@@ -318,7 +318,7 @@ def test_verify_names_a_subclass_that_escapes_a_patch() -> None:
         "class SlidingTable(BlockTable):\n    def compute_slot_mapping(self, *args): ...\n"
     ).encode()
     changed = memory_tree("vllm", members, origin="upstream", kind="folder", version=VERSION)
-    found = {item.target: item.text for item in check_overrides(changed, patches(), ContractStore(contracts_folder()))}
+    found = {item.target: item.text for item in check_usage(changed, patches(), ContractStore(contracts_folder()))}
     assert found == {SLOT_MAPPING: f"vllm.v1.worker.sliding:SlidingTable overrides it since {VERSION}"}
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ascend_patch.engine.contract_building import build, check_overrides
+from ascend_patch.engine.contract_building import build, check_usage
 from ascend_patch.engine.contract_checking import find_moved
 from ascend_patch.engine.contracts import Contract, ContractSet, ContractStore, site_key
 from ascend_patch.engine.errors import ContractError
@@ -292,10 +292,10 @@ def test_an_added_subclass_shows_in_the_contract(toy: Toy) -> None:
     after = toy.contracts(registry).targets["toy.core:Engine.stop"]
     assert set(after.overridden_by) - set(before.overridden_by) == {"toy.derived:Big"}
     store = ContractStore.of([ContractSet("1.0", {"toy.core:Engine.stop": before})])
-    (finding,) = check_overrides(toy.tree, registry, store)
+    (finding,) = check_usage(toy.tree, registry, store)
     assert finding.drifted and "toy.derived:Big overrides it since 1.0" in finding.text
     store = ContractStore.of([ContractSet("1.0", {"toy.core:Engine.stop": after})])
-    assert check_overrides(toy.tree, registry, store) == ()
+    assert check_usage(toy.tree, registry, store) == ()
 
 
 def test_contracts_survive_a_file(toy: Toy, tmp_path: object) -> None:
@@ -337,8 +337,17 @@ def test_a_contract_file_has_a_line_for_each_target_and_each_hash_once(toy: Toy)
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": 99, "version": "1", "targets": {}}'])
 def test_a_bad_contract_file_is_one_clear_line(toy: Toy, text: str) -> None:
     (toy.folder / "1.0.json").write_text(text)
-    with pytest.raises(ContractError, match=r"1\.0\.json cannot be read.*verify --update"):
+    with pytest.raises(ContractError, match=r"1\.0\.json cannot be read.*verify --all --update"):
         ContractSet.load(toy.folder / "1.0.json")
+
+
+def test_contracts_that_cannot_be_read_are_left_out_when_they_are_written_anew(toy: Toy) -> None:
+    contracts = toy.contracts(registry_of(REPLACE))
+    contracts.save(toy.folder / "1.0.json")
+    (toy.folder / "1.1.json").write_text('{"format": 1}')
+    store = ContractStore(toy.folder)
+    assert store.versions() == ("1.0", "1.1")
+    assert store.readable().versions() == ("1.0",) and store.readable().get("1.0") == contracts
 
 
 def test_site_counts_follow_the_declaration_not_only_the_file(toy: Toy) -> None:
