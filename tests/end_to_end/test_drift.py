@@ -40,8 +40,26 @@ INIT_DEVICE = "vllm.v1.worker.gpu_worker:Worker.init_device"
 STREAM = "vllm.v1.worker.gpu_model_runner:AsyncGPUModelRunnerOutput.__init__"
 RANKS = "vllm.v1.sample.sampler:Sampler.gather_logprobs"
 TOP_K = "vllm.v1.sample.ops.topk_topp_sampler:apply_top_k_top_p"
+REJECTION = "vllm.v1.sample.rejection_sampler"
+V2 = "vllm.v1.worker.gpu"
+V2_PATCH = "worker.model_runner_v2"
+WITH_V2 = {"VLLM_ASCEND_PATCH_ENABLE": V2_PATCH}
 NORM = "vllm.model_executor.layers.layernorm:RMSNorm"
 CACHE_KEY = "vllm.envs:compile_factors"
+
+
+def proposer() -> tuple[str, str]:
+    """What prepares the inputs of a draft model, and the function that launches it, in this version's names."""
+    contracts = ContractStore(contracts_folder()).get(VERSION)
+    assert contracts is not None
+    for target, contract in contracts.targets.items():
+        for site in contract.uses:
+            if target.startswith("vllm.v1.spec_decode.utils:") and site.endswith(".prepare_inputs_padded"):
+                return target.partition(":")[2], site
+    raise AssertionError(f"no launch of the proposer is known in {VERSION}")
+
+
+DRAFTING_KERNEL, PROPOSER = proposer()
 
 
 @dataclass(frozen=True)
@@ -152,6 +170,50 @@ CASES = [
         f"{NORM}.forward_oot: upstream now has it",
     ),
 ]
+LAUNCHES = [
+    Case(
+        "a launch with one argument more",
+        lambda copy: copy.edit(
+            f"{V2}.sample.penalties:bincount",
+            upstream.launched_otherwise("_bincount_kernel", upstream.one_more_argument),
+        ),
+        V2_PATCH,
+        f"{V2}.sample.penalties:_bincount_kernel: {V2}.sample.penalties:bincount: launched with 10 positional arguments"
+        " instead of 9 since",
+        environment=WITH_V2,
+    ),
+    Case(
+        "a keyword of a launch renamed",
+        lambda copy: copy.edit(
+            f"{V2}.input_batch:post_update",
+            upstream.launched_otherwise("_post_update_kernel", upstream.keyword_renamed("num_warps", "num_stages")),
+        ),
+        V2_PATCH,
+        f"{V2}.input_batch:_post_update_kernel: {V2}.input_batch:post_update: keyword 'num_stages' added, keyword"
+        " 'num_warps' removed since",
+        environment=WITH_V2,
+    ),
+    Case(
+        "a launch moved to another function",
+        lambda copy: copy.edit(f"{V2}.sample.min_p:apply_min_p", upstream.split),
+        V2_PATCH,
+        f"{V2}.sample.min_p:_min_p_kernel: launched in {V2}.sample.min_p:apply_min_p_inside and no longer in"
+        f" {V2}.sample.min_p:apply_min_p since",
+        environment=WITH_V2,
+    ),
+    Case(
+        "a kernel that a replaced function launches",
+        lambda copy: copy.edit(f"{REJECTION}:rejection_random_sample_kernel", upstream.other_body),
+        "spec_decode.rejection_sampler",
+        f"{REJECTION}:rejection_sample: kernel rejection_random_sample_kernel that it launches changed since",
+    ),
+    Case(
+        "a launch from another module",
+        lambda copy: copy.edit(PROPOSER, upstream.launched_otherwise(DRAFTING_KERNEL, upstream.one_more_argument)),
+        "spec_decode.drafting",
+        f"vllm.v1.spec_decode.utils:{DRAFTING_KERNEL}: {PROPOSER}: ",
+    ),
+]
 # Another one than the sources say, where the patches have the same variants for both.
 ASSUMED = "0.33.0" if VERSION == "0.32.0" else VERSION
 VERSIONS = [
@@ -185,11 +247,16 @@ class Outcome:
     log: str
 
 
+def available(case: Case) -> bool:
+    """Whether the case's patch can be applied to this version."""
+    return not case.patch or case.patch in (upstream.offered() if case.environment else needed())
+
+
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Outcome]]:
     """Every case in a process of its own, and what became of it."""
     root = tmp_path_factory.mktemp("drift")
-    chosen = {case.name: case for case in CASES + VERSIONS if not case.patch or case.patch in needed()}
+    chosen = {case.name: case for case in CASES + LAUNCHES + VERSIONS if available(case)}
     folders = {name: root / str(case) for name, case in chosen.items()}
     for name, case in chosen.items():
         copy = Copy(folders[name])
@@ -229,7 +296,7 @@ def status_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, 
     return process, shown.exit_code
 
 
-@pytest.mark.parametrize("case", CASES + VERSIONS, ids=str)
+@pytest.mark.parametrize("case", CASES + LAUNCHES + VERSIONS, ids=str)
 def test_upstream_changed_something(
     case: Case, outcomes: Mapping[str, Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:

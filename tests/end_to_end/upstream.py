@@ -13,6 +13,7 @@ from typing import Any
 
 from ascend_patch.activation import contracts_folder
 from ascend_patch.engine import registry
+from ascend_patch.engine.contract_building import variant_for
 from ascend_patch.engine.contracts import ContractStore
 from ascend_patch.engine.plan import Plan
 from ascend_patch.engine.planning import make_plan
@@ -36,6 +37,13 @@ def plan_of(tree: SourceTree) -> Plan:
 def needed() -> frozenset[str]:
     """The patches that the installed version gets."""
     return frozenset(item.patch.id for item in plan_of(SourceTree.open(installed(), package="vllm")).accepted)
+
+
+@cache
+def offered() -> frozenset[str]:
+    """The patches that the installed version can get, those included that are off by default."""
+    variants = {patch.id: variant_for(patch.variants, VERSION) for patch in patches()}
+    return frozenset(id for id, variant in variants.items() if variant is not None and not variant.unneeded)
 
 
 @cache
@@ -153,6 +161,39 @@ def more_methods(text: str) -> Callable[[list[ast.stmt], int], None]:
         node.body += ast.parse(text).body
 
     return change
+
+
+def launched_otherwise(kernel: str, change: Callable[[ast.Call], None]) -> Callable[[list[ast.stmt], int], None]:
+    """Change every ``kernel[grid](...)`` and ``kernel(...)`` in a function."""
+
+    def make(body: list[ast.stmt], index: int) -> None:
+        calls = [node for node in ast.walk(body[index]) if isinstance(node, ast.Call)]
+        found = [node for node in calls if ast.unparse(getattr(node.func, "value", node.func)) == kernel]
+        assert found, f"{kernel} is not launched there"
+        for call in found:
+            change(call)
+
+    return make
+
+
+def one_more_argument(call: ast.Call) -> None:
+    call.args.append(ast.Constant(None))
+
+
+def keyword_renamed(old: str, new: str) -> Callable[[ast.Call], None]:
+    def change(call: ast.Call) -> None:
+        (keyword,) = [item for item in call.keywords if item.arg == old]
+        keyword.arg = new
+
+    return change
+
+
+def split(body: list[ast.stmt], index: int) -> None:
+    """What a function does is done by another one, which it calls."""
+    node: Any = body[index]
+    outer = f"def {node.name}(*args, **kwargs):\n    return {node.name}_inside(*args, **kwargs)"
+    node.name = f"{node.name}_inside"
+    body[index + 1 : index + 1] = ast.parse(outer).body
 
 
 other_body = more_statements("changed_upstream = True")
