@@ -59,7 +59,10 @@ def diff(
     here = workspace.of(context)
     patch = here.patch(patch_id)
     tree = open_sources(here, vllm, announce=output.complain, taken_for=taken_for)
-    variant = _variant(here, patch, tree)
+    standing = here.stand(tree, installed=not vllm and not taken_for)
+    variant = _variant(here, patch, tree, standing.version)
+    if standing.reason:
+        output.complain(standing.reason)
     comparisons = [compare(tree, patch, rewrite) for rewrite in variant.rewrites]
     if as_json:
         output.as_json(
@@ -87,12 +90,17 @@ def diff(
         _print(item, context_lines)
 
 
-def _variant(here: Workspace, patch: Patch, tree: SourceTree) -> Variant:
-    from ascend_patch.engine.versions import fits
+def _variant(here: Workspace, patch: Patch, tree: SourceTree, version: str) -> Variant:
+    """The one by which the patch is applied to the sources.
 
-    for variant in patch.variants:
-        if fits(tree.version, variant.versions):
-            return variant
+    Raises:
+        Refusal: there is none.
+    """
+    from ascend_patch.engine.contract_building import variant_for
+
+    variant = variant_for(patch.variants, version)
+    if variant is not None:
+        return variant
     ranges = " and ".join(variant.versions for variant in patch.variants)
     raise Refusal(
         f"{patch.id} has no variant for {here.package} {tree.version}: it covers {ranges}; "

@@ -79,7 +79,11 @@ class Inspection:
     def unnecessary(self) -> Mapping[str, list[str]]:
         """For each patch that upstream has outgrown the signs of it."""
         from ascend_patch.engine.expiry import signs
+        from ascend_patch.engine.versions import is_untagged, newer
 
+        standing = self.plan.standing.version
+        if not self.inside and newer(standing, self.version) and not is_untagged(self.version):
+            return {}  # upstream has not outgrown what it had not come to
         looked_at = [item for item in self.plan if item.variant is not None and not item.unneeded]
         found = {item.patch.id: signs(item.patch, self.tree, item.variant, item.findings) for item in looked_at}
         return {id: sentences for id, sentences in found.items() if sentences}

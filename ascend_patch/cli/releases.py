@@ -130,7 +130,7 @@ def source(
         with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as kept:
             for name, read in _wheel_members(item) if item.is_wheel else _sdist_members(item):
                 parts = name.split("/")
-                if len(parts) == 2 and parts[1] in ("PKG-INFO", "METADATA"):
+                if len(parts) == 2 and parts[1] in ("PKG-INFO", "METADATA") and not parts[0].endswith(".egg-info"):
                     kept.writestr("sources.dist-info/METADATA", read())
                 elif parts[0] == package and name.endswith(".py"):
                     kept.writestr(name, read())

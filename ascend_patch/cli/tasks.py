@@ -19,7 +19,7 @@ from ascend_patch.engine.contract_building import check_usage, variant_for
 from ascend_patch.engine.contract_checking import check
 from ascend_patch.engine.expiry import signs
 from ascend_patch.engine.standing import stand
-from ascend_patch.engine.versions import release_of
+from ascend_patch.engine.versions import is_untagged, release_of
 
 if TYPE_CHECKING:
     from ascend_patch.engine.contracts import ContractStore
@@ -68,9 +68,14 @@ def todo(here: Workspace, vllm: str | None, *, offline: bool, extend: bool, as_j
     """
     tree = open_sources(here, vllm, announce=output.complain, offline=offline)
     registry = each_by_itself(here.registry, ignore_needs=True)
+    standing = stand(registry, tree, here.store)
+    if standing.reason and is_untagged(tree.version):
+        # No range is to reach down to its number: what is left to do is what is left for the version that it is like.
+        tree = open_sources(here, vllm, announce=output.complain, offline=offline, taken_for=standing.version)
+        output.complain(f"{standing.reason}; ranges need no change for a build without tags")
     sources = f" {shlex.quote(vllm)}" if vllm is not None else ""
     tasks = [task(patch, tree, here.store, sources) for patch in registry]
-    elsewhere = check_usage(tree, registry, here.store, stand(registry, tree, here.store).version)
+    elsewhere = check_usage(tree, registry, here.store, standing.version)
     done = all(item.kind == NOTHING for item in tasks)
     extended = _extend(tasks) if extend else []
     then = [] if done else list(_then(tasks, f" --vllm{sources}" if sources else "", here, tree))
@@ -143,7 +148,7 @@ def task(patch: Patch, tree: SourceTree, store: ContractStore, sources: str) -> 
             return Task(patch.id, NOTHING, f"{candidate.versions} does not reach the known {left_out} either")
         edits = tuple(_edits(patch, candidate, above if candidate is below else None, tree.version))
         if candidate.unneeded:
-            text = f"{candidate.versions} is not needed because {candidate.unneeded}: if that is so here, extend it"
+            text = f'{candidate.versions} is not needed ("{candidate.unneeded}"): if that is so here, extend it'
             return Task(patch.id, DECIDE, text, edits)
         findings = check(tree, candidate, store)
         outgrown = tuple(signs(patch, tree, candidate, findings))

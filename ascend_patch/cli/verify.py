@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
@@ -130,7 +131,8 @@ def verify(
         tree = inspection.open_sources(here, vllm, announce=output.complain, taken_for=taken_for, offline=offline)
         standing = None if vllm or taken_for else here.standing
         inspect = partial(inspection.inspect, here, tree, strict=strict, elsewhere=bool(vllm), standing=standing)
-        ok = _verify_one(here, inspect, strict, update, as_json)
+        sources = _options(vllm, taken_for)
+        ok = _verify_one(here, inspect, strict, update, sources, as_json)
     if not ok:
         raise typer.Exit(FINDING)
 
@@ -170,7 +172,15 @@ def _check_version(text: str | None, option: str) -> None:
         raise Refusal(f"{option} {text!r} is no version: write it like 0.32.0")
 
 
-def _verify_one(here: Workspace, inspect: Callable[[], Inspection], strict: bool, update: bool, as_json: bool) -> bool:
+def _options(vllm: str | None, taken_for: str | None) -> str:
+    """How another command looks at the same sources."""
+    given = {"--vllm": vllm, "--as": taken_for}
+    return "".join(f" {option} {shlex.quote(value)}" for option, value in given.items() if value)
+
+
+def _verify_one(
+    here: Workspace, inspect: Callable[[], Inspection], strict: bool, update: bool, sources: str, as_json: bool
+) -> bool:
     from ascend_patch.cli import inspection
     from ascend_patch.engine.contract_building import check_usage
 
@@ -197,7 +207,7 @@ def _verify_one(here: Workspace, inspect: Callable[[], Inspection], strict: bool
             }
         )
     else:
-        _print(here, found, elsewhere, written)
+        _print(here, found, elsewhere, written, sources)
     return found.ok and not (strict and elsewhere)
 
 
@@ -212,7 +222,9 @@ def _unsupported(here: Workspace, tree: SourceTree) -> str:
     )
 
 
-def _print(here: Workspace, found: Inspection, elsewhere: tuple[Finding, ...], written: Updated | None) -> None:
+def _print(
+    here: Workspace, found: Inspection, elsewhere: tuple[Finding, ...], written: Updated | None, sources: str
+) -> None:
     from ascend_patch.cli.describe import state_word
     from ascend_patch.cli.inspection import print_updated
 
@@ -252,10 +264,17 @@ def _print(here: Workspace, found: Inspection, elsewhere: tuple[Finding, ...], w
     if found.ok:
         output.say(f"{found.summary}; nothing required is missing", "green")
     else:
-        for line in found.plan.problems():
+        output.say(f"{found.summary}; {_short(found)}", "red")
+        for line in found.plan.problems(sources):
             output.complain(line)
         for id, problems in found.misfits.items():
             output.complain(f"patch {id} does not fit {here.package} {found.version}: {'; '.join(problems)}")
+
+
+def _short(found: Inspection) -> str:
+    if found.short:
+        return f"{len(found.short)} required ones fall short: {', '.join(found.short)}"
+    return "none that is required falls short, but --strict counts every drift and every missing contract"
 
 
 def _against(decision: Decision) -> str:

@@ -140,6 +140,16 @@ class Workspace:
         wanted = self.settings.selection if selection is None else selection
         return make_plan(self.registry, tree, self.store, wanted, self.standing)
 
+    def stand(self, tree: SourceTree, *, installed: bool) -> Standing:
+        """The version by which patches are chosen for `tree`: what the settings say of the installed one, else its own.
+
+        Raises:
+            SourceError: the tree's version is unknown.
+        """
+        from ascend_patch.engine.standing import stand
+
+        return (self.standing if installed else None) or stand(self.registry, tree, self.store)
+
     @cached_property
     def standing(self) -> Standing | None:
         """The version that the settings say to assume; None when they say nothing, or are not readable."""

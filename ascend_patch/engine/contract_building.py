@@ -17,7 +17,7 @@ from .origins import resolved
 from .plan import Finding
 from .registry import Registry
 from .sources import SourceFile, SourceTree
-from .syntax import Definition, bindings, count_sites, find_definition, flattened, imported_module
+from .syntax import Definition, bindings, count_sites, find_definition, find_holder, flattened, imported_module
 from .versions import fits, release_of
 from .vocabulary import Add, Replace, Retarget, Rewrite, Target, Variant
 
@@ -82,9 +82,10 @@ def build_for(tree: SourceTree, rewrites: Iterable[Rewrite], version: str) -> Co
     usage = scan_package(tree, {Target.parse(text) for text in by_target}, replaced)
     targets = {}
     for text, group in by_target.items():
-        contract = _contract(tree, Target.parse(text), group, usage[text])
-        if contract is not None:
-            targets[text] = contract
+        with contextlib.suppress(SourceError):  # syntax of a newer Python
+            contract = _contract(tree, Target.parse(text), group, usage[text])
+            if contract is not None:
+                targets[text] = contract
     return ContractSet(version, targets)
 
 
@@ -100,7 +101,7 @@ def _contract(tree: SourceTree, place: Target, group: list[Rewrite], usage: Usag
     definition = find_definition(tree, place)
     adds = any(isinstance(rewrite, Add) for rewrite in group)
     if definition is None or (definition.inherited and adds):
-        if not adds:
+        if not adds or ("." in place.qualname and find_holder(tree, place) != "class"):
             return None
         return Contract(ABSENT, "", "", tree.relative(file), file.sha256)
     described = describe(definition)

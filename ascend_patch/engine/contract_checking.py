@@ -14,7 +14,7 @@ from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from .contracts import ABSENT, Contract, ContractStore, site_key
-from .errors import RewriteError
+from .errors import RewriteError, SourceError
 from .plan import UNCHECKED, Finding
 from .sources import SourceFile, SourceTree, module_name
 from .vocabulary import Add, Register, Replace, Retarget, Rewrite, Target, Variant, Wrap
@@ -40,7 +40,14 @@ def check(tree: SourceTree, variant: Variant, store: ContractStore, version: str
             if target in item.targets:
                 yield item.version, item.targets[target]
 
-    return tuple(_check_rewrite(tree, rewrite, partial(known, rewrite.target)) for rewrite in variant.rewrites)
+    return tuple(_check_readable(tree, rewrite, partial(known, rewrite.target)) for rewrite in variant.rewrites)
+
+
+def _check_readable(tree: SourceTree, rewrite: Rewrite, known: Known) -> Finding:
+    try:
+        return _check_rewrite(tree, rewrite, known)
+    except SourceError as error:  # syntax of a newer Python, a damaged file
+        return Finding(rewrite.target, "unreadable", str(error))
 
 
 def _check_rewrite(tree: SourceTree, rewrite: Rewrite, known: Known) -> Finding:
@@ -55,7 +62,7 @@ def _check_rewrite(tree: SourceTree, rewrite: Rewrite, known: Known) -> Finding:
 
     definition = find_definition(tree, place)
     if isinstance(rewrite, Add):
-        return _check_add(rewrite, definition)
+        return _check_add(tree, rewrite, definition)
     if definition is None:
         return _missing(tree, rewrite, file)
     if isinstance(rewrite, Retarget):
@@ -116,8 +123,16 @@ def _is_known(tree: SourceTree, name: str, sha256: str) -> bool:
     return file is not None and file.sha256 == sha256 and tree.relative(file) == name
 
 
-def _check_add(rewrite: Rewrite, definition: Definition | None) -> Finding:
+def _check_add(tree: SourceTree, rewrite: Rewrite, definition: Definition | None) -> Finding:
+    from .syntax import find_holder
+
     if definition is None or definition.inherited:  # what a base class has may be overridden
+        holder, _, _ = rewrite.place.qualname.rpartition(".")
+        kind = find_holder(tree, rewrite.place) if holder else "class"
+        if not kind:
+            return Finding(rewrite.target, "missing", f"{rewrite.place.module} has no {holder}")
+        if kind != "class":
+            return Finding(rewrite.target, "kind", f"{holder} is a {kind}, not a class")
         return Finding(rewrite.target)
     return Finding(rewrite.target, "exists", f"upstream now has it ({definition.file.path}:{definition.line})")
 

@@ -24,8 +24,8 @@ class Finding(NamedTuple):
     Attributes:
         target: the rewrite's target as text.
         problem: '' when all is well; ``missing``, ``moved``, ``exists``, ``kind``, ``signature``, ``body``,
-            ``kernel``, ``launch``, ``sites`` or ``overridden`` when it drifted; ``unchecked`` when no contract mentions
-            it.
+            ``kernel``, ``launch``, ``sites``, ``overridden`` or ``unreadable`` when it drifted; ``unchecked`` when no
+            contract mentions it.
         text: what changed, for people.
         against: the version whose contract it was compared with, '' when none.
     """
@@ -147,9 +147,13 @@ class Plan(Value):
                 digest.update(_source_digest(module))
         return digest.hexdigest()
 
-    def problems(self) -> list[str]:
-        """Why the package must not start: a line for each required (in strict mode: each drifted) patch that is out."""
-        return [self._sentence(item) for item in self if self._stops(item)]
+    def problems(self, sources: str = "") -> list[str]:
+        """Why the package must not start: a line for each required (in strict mode: each drifted) patch that is out.
+
+        Args:
+            sources: options of a command, by which it looks at these sources when they are not the installed ones.
+        """
+        return [self._sentence(item, sources) for item in self if self._stops(item)]
 
     def warnings(self) -> list[str]:
         """What is worth one warning: optional patches that drifted, and targets nobody has a contract for."""
@@ -165,8 +169,8 @@ class Plan(Value):
             return True
         return self.strict and (decision.state is State.DRIFTED or bool(decision.accepted and decision.unchecked))
 
-    def _sentence(self, decision: Decision) -> str:
-        return sentence(self.package, self.version, decision.patch, decision.state, self._reason(decision))
+    def _sentence(self, decision: Decision, sources: str = "") -> str:
+        return sentence(self.package, self.version, decision.patch, decision.state, self._reason(decision), sources)
 
     def _reason(self, decision: Decision) -> str:
         if decision.accepted and decision.unchecked:
@@ -174,8 +178,8 @@ class Plan(Value):
         return decision.reason
 
 
-def sentence(package: str, version: str, patch: Patch, state: State, reason: str) -> str:
-    """One line about a patch that is not in force, ending with what to do."""
+def sentence(package: str, version: str, patch: Patch, state: State, reason: str, sources: str = "") -> str:
+    """One line about a patch that is not in force, ending with what to do; for `sources` see `Plan.problems`."""
     duty = "required patch" if patch.required else "patch"
     if state is State.DISABLED:
         return (
@@ -183,7 +187,7 @@ def sentence(package: str, version: str, patch: Patch, state: State, reason: str
             f"without it: 'ascend-patch enable {patch.id}'"
         )
     verb = "drifted" if state is State.DRIFTED else "is not in force"
-    return f"{duty} {patch.id} {verb} on {package} {version}: {reason}: see 'ascend-patch diff {patch.id}'"
+    return f"{duty} {patch.id} {verb} on {package} {version}: {reason}: see 'ascend-patch diff {patch.id}{sources}'"
 
 
 def fallen_with(registry: Registry, broken: str, standing: Iterable[str]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from .plan import Decision, Plan, Selection, Standing, fallen_with
 from .registry import Registry
 from .sources import SourceTree
 from .standing import stand
-from .versions import fits, unmet
+from .versions import fits, is_untagged, unmet
 from .vocabulary import Add, Patch, Replace, State
 
 
@@ -58,7 +58,7 @@ def _decide(patch: Patch, tree: SourceTree, store: ContractStore, selection: Sel
 
 
 def _version_hint(version: str) -> str:
-    if version.startswith(("0.1.dev", "0.0")):
+    if is_untagged(version):
         return " (this version looks like a source build without tags: rebuild it with its version set)"
     return ""
 

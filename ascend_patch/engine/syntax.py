@@ -60,6 +60,23 @@ def find_definition(tree: SourceTree, target: Target) -> Definition | None:
     return _find(tree, target.module, target.qualname.split("."), _MAX_HOPS)
 
 
+def find_holder(tree: SourceTree, target: Target) -> str:
+    """The kind of what holds a target that is an attribute, re-exports inside the package followed; '' when it is gone.
+
+    What is imported from elsewhere counts as the class that it has to be.
+    """
+    place = Target(target.module, target.qualname.rpartition(".")[0])
+    for _ in range(_MAX_HOPS):
+        definition = find_definition(tree, place)
+        if definition is None or definition.kind != "import":
+            return "" if definition is None else definition.kind
+        origin = import_origin(definition.file, definition.nodes[-1], place.qualname.rpartition(".")[2])
+        if origin is None or tree.find(origin.module) is None:
+            break
+        place = origin
+    return "class"
+
+
 def _find(tree: SourceTree, module: str, path: list[str], hops: int) -> Definition | None:
     file = tree.find(module)
     if file is None or hops == 0:

@@ -40,6 +40,11 @@ def is_development(version: str) -> bool:
     return Version(version).is_devrelease
 
 
+def is_untagged(version: str) -> bool:
+    """Whether a version looks like that of a build from sources without tags, as ``0.1.dev1+g5e40263c3`` does."""
+    return version.startswith(("0.1.dev", "0.0"))
+
+
 def newer(version: str, than: str) -> bool:
     """Whether the release of one version comes after that of another."""
     from packaging.version import Version

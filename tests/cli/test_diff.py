@@ -74,6 +74,19 @@ def test_another_tree_can_be_given(toy: Toy) -> None:
     assert "return sum((a, b))" in changed_lines(result.out)[0]
 
 
+def test_a_version_that_no_patch_names_is_compared_like_it_is_patched(toy: Toy) -> None:
+    toy.install("3.0.0")
+    toy.edit("gadget/core.py", "return a + b", "return b + a")
+    result = toy("diff", "math.add")  # what the engine's message about the drift names
+    assert result.code == 0 and "return b + a" in changed_lines(result.out)[0]
+    assert (
+        "gadget 3.0.0 is outside the versions these patches name; its sources meet the contracts of 1.5.0" in result.err
+    )
+    assert toy("diff", "math.add", "--json").json["variant"] == ">=1.0,<2"
+    environ = {"VLLM_ASCEND_PATCH_ASSUME_VERSION": "0.7.0"}
+    assert toy("diff", "math.add", "--json", environ=environ).json["variant"] == ">=0.5,<1.0"
+
+
 def test_a_missing_target_is_said(toy: Toy) -> None:
     toy.edit("gadget/core.py", "def add(a, b):", "def plus(a, b):")
     result = toy("diff", "math.add")

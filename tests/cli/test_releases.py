@@ -50,6 +50,13 @@ def test_of_an_sdist_the_python_files_are_kept(index: Index, environ: dict[str, 
     assert kept(environ) == ["gadget-1.5.0.zip"]
 
 
+def test_an_sdist_that_brings_its_egg_info(index: Index, environ: dict[str, str]) -> None:
+    index.sdist("1.5.0", {**SOURCES, "gadget.egg-info/PKG-INFO": "Version: 9\n"})
+    path = releases.source("gadget", "1.5.0", environ)
+    assert sorted(zipfile.ZipFile(path).namelist()) == sorted([*SOURCES, "sources.dist-info/METADATA"])
+    assert SourceTree.open(path, package="gadget").version == "1.5.0"
+
+
 def test_what_is_in_the_cache_is_not_asked_for_again(index: Index, environ: dict[str, str]) -> None:
     index.sdist("1.5.0", SOURCES)
     first = releases.source("gadget", "1.5.0", environ)

@@ -146,6 +146,29 @@ def test_a_required_patch_that_drifted_is_exit_1(toy: Toy) -> None:
     assert toy("verify", "--json").json["ok"] is False
 
 
+def test_what_falls_short_is_summed_up_and_the_command_that_shows_it_looks_at_the_same_sources(toy: Toy) -> None:
+    toy.edit("gadget/core.py", "os.cuda.device", "os.xpu.device")
+    result = toy("verify")
+    assert "4 of 6 patches apply; 1 required ones fall short: device.where" in result.out
+    assert "see 'ascend-patch diff device.where'" in result.err
+    path = str(make_sdist(toy, "1.4.0"))
+    result = toy("verify", "--vllm", path, "--as", "1.5.0")
+    command = f"ascend-patch diff device.where --vllm {path} --as 1.5.0"
+    assert result.code == 1 and f"see '{command}'" in result.err
+    assert "os.xpu.device" in toy(*command.split()[1:]).out
+
+
+def test_signs_of_expiry_in_a_version_from_before_the_patches_are_none(toy: Toy) -> None:
+    toy.write(
+        "gadget_patches/life/wake.py", PATCH_THAT_UPSTREAM_OUTGREW.replace("<1.5", "<1.7").replace(">=1.5", ">=1.7")
+    )
+    toy.edit("gadget/core.py", "def add(", "def wake(): ...\n\n\ndef add(")
+    for version, reported in (("1.5.0", True), ("3.0.0", True), ("0.0.dev1", True), ("0.3.0", False)):
+        toy.install(version)
+        found = toy("verify", "--json").json
+        assert [item["id"] for item in found["unnecessary"]] == (["life.wake"] if reported else []), version
+
+
 def test_an_optional_one_only_counts_with_strict(toy: Toy) -> None:
     toy.edit("gadget/core.py", "return a + b", "return b + a")
     assert toy("verify").code == 0

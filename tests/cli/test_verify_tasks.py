@@ -109,6 +109,18 @@ def test_drift_inside_a_range_is_drift(toy: Toy) -> None:
     assert found["commands"] == ["ascend-patch verify --explain device.where --from 1.5.0"]
 
 
+def test_a_build_without_tags_asks_for_no_wider_range(toy: Toy) -> None:
+    toy.install("0.1.dev1+g5e40263c3")
+    toy.edit("gadget_patches/math/old.py", ">=0.1,<0.2", ">=0.4,<0.5")
+    toy.edit("gadget/core.py", "return a + b", "return b + a")
+    before = {path: path.read_text() for path in (toy.site / "gadget_patches").rglob("*.py")}
+    result = toy("verify", "--todo", "--extend")
+    assert "meet the contracts of 1.5.0 best" in result.err and "need no change for a build without tags" in result.err
+    assert before == {path: path.read_text() for path in before}
+    found = tasks(toy)
+    assert (found["math.add"]["kind"], found["math.run"]["kind"]) == ("drift", "nothing")
+
+
 def test_what_is_not_needed_asks_for_a_decision_beyond_its_range(toy: Toy) -> None:
     toy.write("gadget_patches/life/wake.py", PATCH_THAT_UPSTREAM_OUTGREW)
     assert tasks(toy)["life.wake"]["kind"] == "nothing"

@@ -39,6 +39,7 @@ METHOD = Replace("toy.core:Engine.stop", by="toyfunctions:stop")
 RETARGET = Retarget("toy.core:where", names={"cuda": "npu"}, sites=2)
 REGISTER = Register("toy.core:REGISTRY", key="ours", value="toyfunctions:Thing")
 ADD = Add("toy.core:extra", by="toyfunctions:extra")
+METHOD_ADDED = Add("toy.core:Small.more", by="toyfunctions:extra")
 INHERITED = Replace("toy.core:Small.start", by="toyfunctions:start")
 
 
@@ -64,7 +65,12 @@ def move(toy: Toy) -> None:
     toy.edit("toy/core.py", "import functools", "import functools\nfrom toy.hello import greet")
 
 
-EVERY: tuple[Rewrite, ...] = (REPLACE, WRAP, METHOD, RETARGET, REGISTER, ADD, INHERITED)
+def import_small(toy: Toy) -> None:
+    toy.write("toy/small.py", 'class Small:\n    def start(self, where="cuda"): ...\n')
+    toy.edit("toy/core.py", "class Small(", "from toy.small import Small\n\nclass Tiny(")
+
+
+EVERY: tuple[Rewrite, ...] = (REPLACE, WRAP, METHOD, RETARGET, REGISTER, ADD, METHOD_ADDED, INHERITED)
 CHANGES = [
     Change("comment", lambda toy: toy.edit("toy/core.py", "LIMIT = 8", "LIMIT = 8  # eight"), {}),
     Change("docstring", lambda toy: toy.edit("toy/core.py", "Say hello.", "Greet."), {}),
@@ -172,6 +178,30 @@ CHANGES = [
         "upstream has it now",
         lambda toy: toy.edit("toy/core.py", "LIMIT = 8", "LIMIT = 8\nextra = 1"),
         {key(ADD): "upstream now has it"},
+    ),
+    Change(
+        "a class that gets an attribute is renamed",
+        lambda toy: toy.edit("toy/core.py", "class Small(", "class Tiny("),
+        {key(METHOD_ADDED): "toy.core has no Small", key(INHERITED): "toy.core has no Small"},
+    ),
+    Change(
+        "a class that gets an attribute is a function now",
+        lambda toy: toy.edit(
+            "toy/core.py",
+            'class Small(Engine):\n    def stop(self):\n        return "small " + super().stop()',
+            "def Small(): ...",
+        ),
+        {key(METHOD_ADDED): "Small is a function, not a class", key(INHERITED): "Small has no attribute start"},
+    ),
+    Change(
+        "a class that gets an attribute is imported",
+        import_small,
+        {key(INHERITED): "body changed"},
+    ),
+    Change(
+        "syntax that this Python does not know",
+        lambda toy: toy.edit("toy/core.py", "LIMIT = 8", "LIMIT = 8 whatever"),
+        dict.fromkeys(map(key, EVERY), "toy/core.py cannot be parsed by this Python: invalid syntax"),
     ),
     Change("behind an if", lambda toy: toy.edit("toy/core.py", "LIMIT = 8", "if True:\n    LIMIT = 8"), {}),
 ]
