@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import shlex
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -163,7 +164,8 @@ def task(patch: Patch, tree: SourceTree, store: ContractStore, sources: str) -> 
     candidate, findings, outgrown = min(rejected, key=lambda item: sum(bool(finding.problem) for finding in item[1]))
     text = f"no variant covers it; compared with {candidate.versions}: {_problems(findings)}"
     kind = DRIFT if any(finding.drifted for finding in findings) else DECIDE
-    return Task(patch.id, kind, text, (), tuple(_explanations(patch, findings, sources)), outgrown)
+    commands = tuple(_explanations(patch, candidate, findings, sources, tree, store))
+    return Task(patch.id, kind, text, (), commands, outgrown)
 
 
 def _covered(patch: Patch, variant: Variant, tree: SourceTree, store: ContractStore, sources: str) -> Task:
@@ -172,7 +174,7 @@ def _covered(patch: Patch, variant: Variant, tree: SourceTree, store: ContractSt
     findings = check(tree, variant, store)
     outgrown = tuple(signs(patch, tree, variant, findings))
     if any(finding.drifted for finding in findings):
-        commands = tuple(_explanations(patch, findings, sources))
+        commands = tuple(_explanations(patch, variant, findings, sources, tree, store))
         return Task(patch.id, DRIFT, _problems(findings), (), commands, outgrown)
     own = store.get(tree.version)
     unfit = misfits(patch, tree, variant, own)
@@ -187,8 +189,14 @@ def _problems(findings: Sequence[Finding]) -> str:
     return "; ".join(f"{item.target}: {item.text}" for item in findings if item.problem)
 
 
-def _explanations(patch: Patch, findings: Sequence[Finding], sources: str) -> Iterator[str]:
+def _explanations(
+    patch: Patch, variant: Variant, findings: Sequence[Finding], sources: str, tree: SourceTree, store: ContractStore
+) -> Iterator[str]:
     versions = dict.fromkeys(finding.against for finding in findings if finding.problem and finding.against)
+    if not versions:  # a target that is gone was not compared with any
+        versions = dict.fromkeys(
+            known.version for known in islice(store.by_distance(tree.version, variant.versions), 1)
+        )
     to = f" --to{sources}" if sources else ""
     for version in versions:
         yield f"ascend-patch verify --explain {patch.id} --from {version}{to}"

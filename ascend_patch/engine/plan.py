@@ -187,7 +187,9 @@ def sentence(package: str, version: str, patch: Patch, state: State, reason: str
             f"without it: 'ascend-patch enable {patch.id}'"
         )
     verb = "drifted" if state is State.DRIFTED else "is not in force"
-    return f"{duty} {patch.id} {verb} on {package} {version}: {reason}: see 'ascend-patch diff {patch.id}{sources}'"
+    # What was never chosen has nothing to compare.
+    command = f"show {patch.id}" if state is State.SKIPPED else f"diff {patch.id}{sources}"
+    return f"{duty} {patch.id} {verb} on {package} {version}: {reason}: see 'ascend-patch {command}'"
 
 
 def fallen_with(registry: Registry, broken: str, standing: Iterable[str]) -> tuple[str, ...]:

@@ -101,6 +101,14 @@ def test_drift_names_the_target_and_the_command_that_explains_it(toy: Toy, index
     assert "-def add(a, b):\n+def add(a, b, c=0):" in explained.out
 
 
+def test_what_is_gone_has_a_command_too(toy: Toy) -> None:
+    toy.install("2.0.0")
+    toy.edit("gadget/core.py", "def add(a, b)", "def plus(a, b)")
+    found = tasks(toy)["math.add"]
+    assert found["kind"] == "drift" and "gadget.core has no add" in str(found["text"])
+    assert found["commands"] == ["ascend-patch verify --explain math.add --from 1.5.0"]
+
+
 def test_drift_inside_a_range_is_drift(toy: Toy) -> None:
     toy.install("1.7.0")
     toy.edit("gadget/core.py", "os.cuda.device", "os.xpu.device")

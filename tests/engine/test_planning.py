@@ -67,6 +67,7 @@ def test_a_version_out_of_range_skips_the_patch_and_says_its_range(toy: Toy) -> 
     assert decision.state is State.SKIPPED and ">=1,<2" in decision.reason
     (problem,) = plan.problems()
     assert "toy.a" in problem and "toy 2.0" in problem
+    assert problem.endswith("see 'ascend-patch show toy.a'"), "there is no variant that 'diff' could compare"
 
 
 def test_the_fitting_variant_is_taken(toy: Toy) -> None:
