@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ascend_patch.cli.describe import merged
 from ascend_patch.cli.errors import Refusal
 from ascend_patch.cli.findings import Finding, Machine, release
+from ascend_patch.cli.inspection import ranges
 from ascend_patch.engine.errors import OverlayError
 
 if TYPE_CHECKING:
-    from ascend_patch.engine.plan import Selection
+    from ascend_patch.engine.plan import Selection, Standing
 
 MACHINES = ("x86_64", "aarch64")
 
@@ -50,50 +52,49 @@ def vllm(machine: Machine) -> Iterator[Finding]:
 
 
 def _coverage(machine: Machine, version: str) -> Iterator[Finding]:
-    from ascend_patch.engine.versions import fits, is_version
+    from ascend_patch.engine.planning import make_plan
+    from ascend_patch.engine.versions import is_version
 
     here = machine.workspace
     if not is_version(version):
         yield Finding("vllm", "error", f"its version {version!r} is not a version", "reinstall vLLM")
         return
     try:
-        registry = here.registry
-        ranges = list(dict.fromkeys(variant.versions for patch in registry for variant in patch.variants))
-        if not any(fits(version, text) for text in ranges):
-            yield Finding(
-                "vllm", "error", f"vLLM {version} is not supported: patches cover {' and '.join(ranges)}",
-                "install a supported version",
-            )  # fmt: skip
-            return
-        plan = here.plan(here.tree(), _selection(machine))
+        plan = make_plan(here.registry, here.tree(), here.store, *_settings(machine))
         known = here.store.get(version) is not None
+        supported = ", ".join(merged(ranges(here.registry)))
     except (Refusal, OverlayError) as error:
         yield Finding("vllm", "error", f"the patches cannot be checked: {error}", "repair what it names")
         return
     problems = plan.problems()
     summary = f"vLLM {version}: {len(plan.accepted)} of {len(plan.decisions)} patches apply"
-    if problems:
+    if not plan.accepted and problems:
+        yield Finding(
+            "vllm", "error", f"vLLM {version} is not supported: patches cover {supported}",
+            "install a supported version",
+        )  # fmt: skip
+    elif problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         yield Finding("vllm", "error", f"{summary}; {problems[0]}{more}", "'ascend-patch verify' shows what changed")
-    elif not known:
-        yield Finding(
-            "vllm", "warning", f"{summary}; no contract for exactly this version, so changes may go unnoticed",
-            "'ascend-patch verify' compares with the nearest; '--update' writes one",
-        )  # fmt: skip
-    else:
+    elif known:
         yield Finding("vllm", "ok", f"{summary}, contract known")
-    for line in plan.warnings() if known else []:
+    else:
+        yield Finding(
+            "vllm", "warning", f"{summary}; it has no contract of its own and is compared with those of other versions",
+            "'ascend-patch verify' shows with which; versions that were tested are safer",
+        )  # fmt: skip
+    for line in plan.warnings():
         yield Finding("vllm", "warning", line, "'ascend-patch verify' shows what changed")
 
 
-def _selection(machine: Machine) -> Selection:
-    """What the settings select; everything, while they are broken, because their own check reports that."""
+def _settings(machine: Machine) -> tuple[Selection, Standing | None]:
+    """What the settings select and assume; nothing special while they are broken, which their own check reports."""
     from ascend_patch.engine.plan import Selection
 
     try:
-        return machine.workspace.settings.selection
+        return machine.workspace.settings.selection, machine.workspace.standing
     except (Refusal, OverlayError):
-        return Selection()
+        return Selection(), None
 
 
 def torch(machine: Machine) -> Iterator[Finding]:

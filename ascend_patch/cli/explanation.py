@@ -120,7 +120,7 @@ def _beyond(
     was, now = kernels_of(before, old), kernels_of(after, new)
     for change in kernel_changes(*({name: kernel.syntax for name, kernel in one.items()} for one in (was, now))):
         yield change, ""
-    for name in was.keys() | now.keys():
+    for name in {**was, **now}:
         pair = [one[name].definition if name in one else None for one in (was, now)]
         if pair[0] is None or pair[1] is None or was[name].syntax != now[name].syntax:
             yield "", _diff(before, pair[0], after, pair[1])

@@ -237,7 +237,7 @@ def released(
     Raises:
         Refusal: it cannot be had.
     """
-    if offline and version not in releases.cached(here.package, here.environ):
+    if offline and releases.spelled(version, releases.cached(here.package, here.environ)) is None:
         raise Refusal(f"the sources of {here.package} {version} are not in the cache: leave out --offline")
     return releases.source(here.package, version, here.environ, known=known, announce=announce)
 

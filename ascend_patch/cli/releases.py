@@ -21,7 +21,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from email.message import Message
 from functools import partial
 from pathlib import Path
@@ -102,6 +102,13 @@ def cached(package: str, environ: Mapping[str, str]) -> dict[str, Path]:
     return {version: found[version] for version in sorted(filter(is_version, found), key=Version)}
 
 
+def spelled(version: str, known: Iterable[str]) -> str | None:
+    """The version among `known` that is the same one, as ``0.23.0`` is ``0.23`` and ``v0.23.0``; else None."""
+    from packaging.version import Version
+
+    return next((text for text in known if Version(text) == Version(version)), None)
+
+
 def source(
     package: str, version: str, environ: Mapping[str, str], *, known: Mapping[str, Release] | None = None,
     announce: Callable[[str], None] = lambda _: None,
@@ -115,15 +122,18 @@ def source(
     Raises:
         Refusal: there is no such release, or it cannot be had.
     """
-    place = cache_folder(environ) / f"{package}-{version}.zip"
-    if place.is_file():
-        return place
+    here = cached(package, environ)
+    kept_as = spelled(version, here)
+    if kept_as is not None:
+        return here[kept_as]
     releases = released(package, environ) if known is None else known
-    if version not in releases:
+    found = spelled(version, releases)
+    if found is None:
         newest = next(reversed(list(releases)), "none")
         raise Refusal(f"{package} {version} is not on the package index: the newest version there is {newest}")
-    item = releases[version]
-    announce(f"downloading the sources of {package} {version}")
+    item = releases[found]
+    place = cache_folder(environ) / f"{package}-{found}.zip"
+    announce(f"downloading the sources of {package} {found}")
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.parent) as folder:
         draft = Path(folder, "draft.zip")

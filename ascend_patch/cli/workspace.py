@@ -152,14 +152,14 @@ class Workspace:
 
     @cached_property
     def standing(self) -> Standing | None:
-        """The version that the settings say to assume; None when they say nothing, or are not readable."""
-        from ascend_patch.engine.errors import OverlayError
+        """The version that the settings say to assume; None when they say nothing.
+
+        Raises:
+            OverlayError: the settings cannot be read.
+        """
         from ascend_patch.engine.standing import assumed
 
-        try:
-            return assumed(self.settings.assume_version, self.settings.origins.get("assume_version", ""))
-        except OverlayError:  # said elsewhere, by the commands that need the settings
-            return None
+        return assumed(self.settings.assume_version, self.settings.origins.get("assume_version", ""))
 
 
 def of(context: typer.Context) -> Workspace:

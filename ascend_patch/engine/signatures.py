@@ -16,7 +16,7 @@ def changes(old: str, new: str) -> list[str]:
     before, after = dict(_parameters(old)), dict(_parameters(new))
     found = [f"parameter '{name}' removed" for name in before if name not in after]
     found += [f"parameter '{name}' added" for name in after if name not in before]
-    for name in before.keys() & after.keys():
+    for name in [name for name in before if name in after]:
         (old_kind, old_default), (new_kind, new_default) = before[name], after[name]
         if old_kind != new_kind:
             found.append(f"parameter '{name}' became {new_kind}")

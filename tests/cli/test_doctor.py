@@ -77,8 +77,19 @@ def test_vllm_missing(machine: Machine) -> None:
 
 def test_vllm_unsupported(machine: Machine, toy: Toy) -> None:
     toy.install("3.0.0")
-    assert ">=1.0,<2" in text(checks_software.vllm(machine))
+    toy.write("gadget/core.py", "")
+    found = text(checks_software.vllm(machine))
+    assert "3.0.0 is not supported: patches cover >=0.1,<0.2, >=0.5,<2 -> install a supported version" in found
     assert levels(checks_software.vllm(machine)) == {"vllm": "error"}
+
+
+@pytest.mark.parametrize("version", ["3.0.0", "0.0.dev1+g5e40263c3"])
+def test_vllm_that_is_taken_for_another_version(machine: Machine, toy: Toy, version: str) -> None:
+    toy.install(version)
+    found = text(checks_software.vllm(machine))
+    assert f"vLLM {version}: 4 of 6 patches apply" in found
+    assert "its sources meet the contracts of 1.5.0 best" in found
+    assert levels(checks_software.vllm(machine)) == {"vllm": "warning"}
 
 
 def test_vllm_without_a_contract(machine: Machine, toy: Toy) -> None:

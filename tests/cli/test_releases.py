@@ -66,6 +66,15 @@ def test_what_is_in_the_cache_is_not_asked_for_again(index: Index, environ: dict
     assert releases.cached("gadget", environ) == {"1.5.0": first}
 
 
+@pytest.mark.parametrize("text", ["1.5", "v1.5.0", "1.5.0.0"])
+def test_a_version_may_be_written_in_another_way(index: Index, environ: dict[str, str], text: str) -> None:
+    index.sdist("1.5.0", SOURCES)
+    path = releases.source("gadget", text, environ)
+    assert kept(environ) == ["gadget-1.5.0.zip"]
+    index.asked.clear()
+    assert releases.source("gadget", text, environ) == path and index.asked == []
+
+
 def test_an_sdist_with_a_src_folder(index: Index, environ: dict[str, str]) -> None:
     index.sdist("1.5.0", {f"src/{name}": text for name, text in SOURCES.items()})
     path = releases.source("gadget", "1.5.0", environ)

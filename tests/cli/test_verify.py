@@ -223,6 +223,13 @@ def test_the_settings_say_what_the_installed_version_is_taken_for(toy: Toy) -> N
     assert elsewhere["taken_for"] is None and elsewhere["short"] == []
 
 
+@pytest.mark.parametrize("command", ["verify", "diff math.add"])
+def test_what_is_no_version_is_refused_as_the_engine_does(toy: Toy, command: str) -> None:
+    environ = {"VLLM_ASCEND_PATCH_ASSUME_VERSION": "banana"}
+    assert "'banana' is no version" in toy(*command.split(), environ=environ).refused()
+    assert toy(*command.split(), "--vllm", str(make_checkout(toy, "1.5.0")), environ=environ).code == 0
+
+
 def test_a_new_subclass_that_overrides_a_target_is_named(toy: Toy) -> None:
     toy.edit("gadget_patches/life/stop.py", '(Add("gadget.core:Child.close", by=":close"),)',
              '(Wrap("gadget.core:Base.stop", by=":close"),)')  # fmt: skip

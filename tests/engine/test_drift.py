@@ -121,6 +121,14 @@ CHANGES = [
         {key(REPLACE): "became keyword-only", key(WRAP): "became keyword-only"},
     ),
     Change(
+        "positional only",
+        lambda toy: toy.edit("toy/core.py", 'punctuation="!"):', 'punctuation="!", /):'),
+        dict.fromkeys(
+            (key(REPLACE), key(WRAP)),
+            "parameter 'name' became positional-only; parameter 'punctuation' became positional-only",
+        ),
+    ),
+    Change(
         "reordered",
         lambda toy: toy.edit("toy/core.py", 'greet(name, punctuation="!")', "greet(punctuation, name)"),
         {key(REPLACE): "default of 'punctuation' changed", key(WRAP): "default of 'punctuation' changed"},
