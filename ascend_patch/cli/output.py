@@ -28,6 +28,7 @@ STYLES: Mapping[str, str] = {
     "not-needed": "dim",
     "warning": "yellow",
     "drifted": "red",
+    "unfit": "red",
     "rolled-back": "yellow",
     "failed": "bold red",
     "error": "bold red",

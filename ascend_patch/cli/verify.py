@@ -225,7 +225,6 @@ def _unsupported(here: Workspace, tree: SourceTree) -> str:
 def _print(
     here: Workspace, found: Inspection, elsewhere: tuple[Finding, ...], written: Updated | None, sources: str
 ) -> None:
-    from ascend_patch.cli.describe import state_word
     from ascend_patch.cli.inspection import print_updated
 
     if written:
@@ -239,7 +238,7 @@ def _print(
             (
                 decision.patch.id,
                 output.state_cell("required" if decision.patch.required else "optional"),
-                output.state_cell(state_word(decision.state.value, decision.unneeded)),
+                output.state_cell(_state(decision, found)),
                 decision.variant.versions if decision.variant is not None else "-",
                 str(len(decision.findings)) if decision.findings else "-",
                 _against(decision),
@@ -269,6 +268,12 @@ def _print(
             output.complain(line)
         for id, problems in found.misfits.items():
             output.complain(f"patch {id} does not fit {here.package} {found.version}: {'; '.join(problems)}")
+
+
+def _state(decision: Decision, found: Inspection) -> str:
+    from ascend_patch.cli.describe import state_word
+
+    return "unfit" if decision.patch.id in found.misfits else state_word(decision.state.value, decision.unneeded)
 
 
 def _short(found: Inspection) -> str:

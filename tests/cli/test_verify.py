@@ -305,6 +305,10 @@ def test_a_function_that_does_not_take_upstreams_arguments_is_found_whatever_the
     assert result.code == 0, "an optional one is no reason to fail"
     assert "gadget.core:add: our function has no parameter 'where'" in result.out
     assert "4 of 6 patches apply" in result.out
+    assert next(line for line in result.out.splitlines() if line.startswith("math.add")).split()[1:3] == [
+        "optional",
+        "unfit",
+    ]
     assert toy("verify", "--strict").code == 1
     (found,) = toy("verify", "--json").json["misfits"]
     assert found == {"id": "math.add", "problems": ["gadget.core:add: our function has no parameter 'where'"]}
