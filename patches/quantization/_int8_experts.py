@@ -67,6 +67,13 @@ def apply(
     return over_experts(computed, layer, x, topk_weights, topk_ids)
 
 
+def apply_without_shared(
+    self: Any, layer: Any, x: Any, topk_weights: Any, topk_ids: Any, shared_experts_input: Any = None
+) -> Any:
+    """`apply` of 0.15 to 0.21, which does not pass the shared experts."""
+    return over_experts(computed, layer, x, topk_weights, topk_ids)
+
+
 def apply_with_router(self: Any, layer: Any, router: Any, x: Any, router_logits: Any) -> Any:
     """`apply` of 0.14, which lets the router choose."""
     weights, experts = router.select_experts(hidden_states=x, router_logits=router_logits)

@@ -18,10 +18,11 @@ def _method(module: str, apply: str) -> tuple[Replace, ...]:
     )
 
 
-_CHOSEN = (
-    *_method(_MODULE, "apply"),
-    Replace(f"{_MODULE}:select_int8_moe_backend", by=f"{_EXPERTS}:no_backend"),
+_NO_BACKEND = Replace(f"{_MODULE}:select_int8_moe_backend", by=f"{_EXPERTS}:no_backend")
+_NO_KERNEL = Replace(
+    f"{_MODULE}:{_CLASS}.maybe_make_prepare_finalize", by="ascend_patch.patches.moe.experts:no_modular_kernel"
 )
+_APPLIED = _method(_MODULE, "apply")
 
 PATCH = Patch(
     id="quantization.int8_experts",
@@ -30,18 +31,13 @@ PATCH = Patch(
     variants=(
         Variant(versions=">=0.13.0,<0.14", rewrites=_method(_EARLY_MODULE, "choose_and_apply")),
         Variant(versions=">=0.14.0,<0.15", rewrites=_method(_EARLY_MODULE, "apply_with_router")),
-        Variant(versions=">=0.15.0,<0.20", rewrites=_method(_EARLY_MODULE, "apply")),
+        Variant(versions=">=0.15.0,<0.20", rewrites=_method(_EARLY_MODULE, "apply_without_shared")),
         Variant(
-            versions=">=0.20.0,<0.28",
-            rewrites=(
-                *_CHOSEN,
-                Replace(
-                    f"{_MODULE}:{_CLASS}.maybe_make_prepare_finalize",
-                    by="ascend_patch.patches.moe.experts:no_modular_kernel",
-                ),
-            ),
+            versions=">=0.20.0,<0.22",
+            rewrites=(*_method(_MODULE, "apply_without_shared"), _NO_BACKEND, _NO_KERNEL),
         ),
-        Variant(versions=">=0.28.0,<0.34", rewrites=_CHOSEN),
+        Variant(versions=">=0.22.0,<0.28", rewrites=(*_APPLIED, _NO_BACKEND, _NO_KERNEL)),
+        Variant(versions=">=0.28.0,<0.34", rewrites=(*_APPLIED, _NO_BACKEND)),
     ),
     upstream="vllm/model_executor/layers/fused_moe/oracle/int8.py: an out-of-tree platform has no experts class",
     unnecessary_when="select_int8_moe_backend lets an out-of-tree platform bring its experts class.",
