@@ -1,4 +1,4 @@
-"""Patches one by one: any optional one may be off; without a required one no engine starts."""
+"""Patches off: any optional one may be; without a required one no engine starts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from itertools import combinations, permutations
+from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +35,31 @@ def registry() -> list[dict[str, Any]]:
 
 
 def ids(required: bool) -> list[str]:
-    return [patch["id"] for patch in registry() if patch["required"] is required and patch["state"] != "skipped"]
+    """The patches that are in force unless somebody switches them off."""
+    return [patch["id"] for patch in registry() if patch["required"] is required and patch["state"] == "pending"]
+
+
+def groups(items: list[str]) -> list[list[str]]:
+    """A few groups such that of any two items each is in some group without the other.
+
+    Each item is in another half of the groups, and of two different halves none holds the other: eight groups suffice
+    for seventy items.
+    """
+    count = next(count for count in range(2, 100, 2) if comb(count, count // 2) >= len(items))
+    halves = list(zip(items, combinations(range(count), count // 2), strict=False))
+    return [[item for item, half in halves if number in half] for number in range(count)]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """The parameters come from the registry: a new patch is tested without a change here."""
-    for name, required in (("optional_patch", False), ("required_patch", True)):
+    for name, find in (("off", lambda: groups(ids(False))), ("required_patch", lambda: ids(True))):
         if name in metafunc.fixturenames:
             try:
-                found = ids(required)
+                found: list[Any] = find()
             except (AssertionError, OSError, subprocess.TimeoutExpired):
                 # Fails these tests alone; an error here would end the collection of all.
                 found = ["unreadable-registry"]
-            metafunc.parametrize(name, found)
+            metafunc.parametrize(name, found, ids=str if name == "required_patch" else None)
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +87,15 @@ def assert_refused(output: str, patch: str) -> None:
     assert "(EngineCore" not in output, "an engine process was started first"
 
 
+def test_of_two_patches_each_is_off_while_the_other_is_on() -> None:
+    for count in (1, 2, 7, 42, 71):
+        items = [f"patch-{number}" for number in range(count)]
+        made = groups(items)
+        for first, second in permutations(items, 2):
+            assert any(first in group and second not in group for group in made), (first, second)
+        assert all(any(item in group for group in made) for item in items)
+
+
 def test_every_patch_is_listed_with_its_reason() -> None:
     assert len(registry()) >= 10
     for patch in registry():
@@ -84,16 +107,22 @@ def test_every_patch_is_listed_with_its_reason() -> None:
         )
 
 
-def test_generation_without_an_optional_patch(
-    optional_patch: str, tmp_path: Path, tiny_llama: str, expected: list[list[int]]
+def test_generation_without_optional_patches(
+    off: list[str], tmp_path: Path, tiny_llama: str, expected: list[list[int]]
 ) -> None:
-    """In float32 the answer stays the same: an optional patch is about speed or comfort."""
-    process = Worker(tmp_path / "worker.log", VLLM_ASCEND_PATCH_DISABLE=optional_patch)
+    """In float32 the answer stays the same: an optional patch is about speed, comfort or a feature.
+
+    Half of them are off at a time, so each is off four times, with every other one on at least once: a patch
+    that needs another without saying so is found. One process for each patch would take minutes.
+    """
+    process = Worker(tmp_path / "worker.log", VLLM_ASCEND_PATCH_DISABLE=",".join(off))
     try:
         process.call("load", name="tiny", model=tiny_llama, dtype="float32", skip_tokenizer_init=True)
+        states = {id: state for id, state, *_ in process.call("status")}
         got = process.call("generate", name="tiny", prompts=prompts(), params=GREEDY)
     finally:
         code = process.close()
+    assert {states[patch] for patch in off} == {"disabled"}
     assert [answer["token_ids"] for answer in got] == expected
     assert code == 0, process.log_tail()
 
