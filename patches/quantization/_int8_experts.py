@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from ascend_patch import npu
 from ascend_patch.patches.moe._experts import activated, over_experts, place
+from ascend_patch.patches.quantization._parameters import make_ready
 
 
 class AscendInt8Experts:
@@ -39,7 +38,7 @@ def process_weights_after_loading(self: Any, layer: Any) -> None:
         )
     for name in ("w13_weight_scale", "w2_weight_scale"):
         scale = getattr(layer, name).data.squeeze(-1).float().contiguous()
-        setattr(layer, name, torch.nn.Parameter(scale, requires_grad=False))
+        make_ready(layer, name, scale)
     place(layer)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ascend_patch import npu
+from ascend_patch.patches.quantization._parameters import make_ready
 
 
 class AscendInt8LinearKernel:
@@ -48,8 +49,8 @@ class AscendInt8LinearKernel:
                 layer.npu_shift = -zero_point * layer.npu_step * scale * weight.sum(1, dtype=torch.float32)
             if self.dtype == torch.bfloat16:
                 scale = scale * layer.npu_step
-        layer.weight = torch.nn.Parameter(weight.t(), requires_grad=False)
-        layer.weight_scale = torch.nn.Parameter(scale, requires_grad=False)
+        make_ready(layer, "weight", weight.t())
+        make_ready(layer, "weight_scale", scale)
 
     def apply_weights(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """``x @ weight + bias``; `x` ``[..., k]`` and the result ``[..., columns]`` are float16 or bfloat16."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
+from types import MethodType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from vllm.model_executor.layers.linear import LinearMethodBase
 
 from ascend_patch import npu
 from ascend_patch.patches.quantization._int8_linear import AscendInt8LinearKernel, over_rows
-from ascend_patch.patches.quantization._parameters import add_parameter
+from ascend_patch.patches.quantization._parameters import add_parameter, make_ready
 
 _ROWS = {"input_dim": 1, "output_dim": 0}
 
@@ -66,9 +66,9 @@ class Int8StaticMethod(Int8DynamicMethod):
 
     def _create_scales(self, layer: torch.nn.Module, rows: int, parts: int, load: Callable[..., None]) -> None:
         add_parameter(layer, "quant_bias", (rows,), torch.int32, weight_loader=load, output_dim=0)
-        add_parameter(
-            layer, "deq_scale", (rows,), torch.float32, weight_loader=_with_bits_as_floats(load), output_dim=0
-        )
+        # Bound to the layer, as vLLM's own: what it keeps for a reload must not hold the layer by another way.
+        bits = MethodType(_load_bits_as_floats, layer)
+        add_parameter(layer, "deq_scale", (rows,), torch.float32, weight_loader=bits, output_dim=0)
         for name in ("input_scale", "input_offset"):
             add_parameter(layer, name, (parts,), torch.float32, weight_loader=load, needs_scalar_to_array=parts > 1)
 
@@ -83,7 +83,7 @@ class Int8StaticMethod(Int8DynamicMethod):
         layer.npu_reciprocal = (1 / layer.input_scale.data[:1]).to(self.kernel.dtype)
         layer.npu_zero_point = layer.input_offset.data[:1].to(self.kernel.dtype)
         del layer.input_scale, layer.input_offset
-        layer.weight = torch.nn.Parameter(layer.weight.data.t(), requires_grad=False)
+        make_ready(layer, "weight", layer.weight.data.t())
         # Partial products of several ranks are added up: the bias goes to the first one's.
         layer.npu_first = not getattr(layer, "input_is_parallel", False) or layer.tp_rank == 0
 
@@ -102,11 +102,10 @@ def _product(layer: Any, rows: torch.Tensor) -> torch.Tensor:
     return npu.int8_matmul(quantised, layer.weight, layer.deq_scale, rows.dtype, ones, added)
 
 
-def _with_bits_as_floats(load: Callable[..., None]) -> Callable[..., None]:
-    def loading(parameter: torch.nn.Parameter, loaded: torch.Tensor, *shard: Any) -> None:
-        load(parameter, loaded.to(torch.int32).view(torch.float32) if loaded.dtype == torch.int64 else loaded, *shard)
-
-    return loading
+def _load_bits_as_floats(layer: Any, param: torch.nn.Parameter, loaded_weight: torch.Tensor, *shard: Any) -> None:
+    if loaded_weight.dtype == torch.int64:
+        loaded_weight = loaded_weight.to(torch.int32).view(torch.float32)
+    layer.weight_loader(param, loaded_weight, *shard)
 
 
 METHODS: dict[str, type[Int8DynamicMethod]] = {"W8A8": Int8StaticMethod, "W8A8_DYNAMIC": Int8DynamicMethod}

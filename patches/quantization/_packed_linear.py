@@ -19,6 +19,9 @@ _COLUMN_OF_PLACE = (0, 2, 4, 6, 1, 3, 5, 7)
 """AWQ: which of eight columns lies in each place of an int32, from the lowest bits."""
 
 
+_PLACE_OF_PART = {"q": 0, "k": 1, "v": 2}
+
+
 class PackedLinearMethod(LinearMethodBase):
     """What both formats have in common: `qzeros` int32 ``[groups, n * bits / 32]`` and `scales` ``[groups, n]``."""
 
@@ -117,17 +120,10 @@ class AscendGPTQLinearMethod(PackedLinearMethod):
         super().create_weights(
             layer, input_size_per_partition, output_partition_sizes, input_size, output_size, params_dtype, **attributes
         )
-        # All rows' groups on every device: a part of them does not tell whether they are in order.
-        add_parameter(layer, "g_idx", (input_size,), torch.int32, weight_loader=self._load_groups)
-        layer.g_idx.data.fill_(-1)
-
-    def _load_groups(self, param: torch.nn.Parameter, loaded_weight: torch.Tensor, *shard: Any) -> None:
-        if bool((param.data >= 0).any()) and not torch.equal(param.data.cpu(), loaded_weight.cpu()):
-            raise ValueError(
-                f"{self.prefix} is one matrix here, but its parts have their groups in different orders: quantize with"
-                " desc_act=False"
-            )
-        param.data.copy_(loaded_weight)
+        # All rows' groups on every device: a part of them does not tell whether they are in order. One row for each
+        # part, because vLLM counts what came when weights are reloaded.
+        parts = len(output_partition_sizes)
+        add_parameter(layer, "g_idx", (parts, input_size), torch.int32, weight_loader=_load_groups, came=False)
 
     def _refuse_split_groups(self) -> None:
         raise ValueError(
@@ -147,21 +143,34 @@ class AscendGPTQLinearMethod(PackedLinearMethod):
         return unpacked(stored, self.scheme.bits, along=1)
 
     def process_weights_after_loading(self, layer: Any) -> None:
-        layer.npu_order = self._order(layer.g_idx.data.cpu().long())
+        layer.npu_order = self._order(self._groups(layer.g_idx))
         if layer.npu_order is not None:
             layer.npu_order = layer.npu_order.to(layer.qweight.device)
         del layer.g_idx
         super().process_weights_after_loading(layer)
 
-    def _order(self, groups: torch.Tensor) -> torch.Tensor | None:
+    def _groups(self, param: Any) -> torch.Tensor | None:
+        if not param.came:
+            return None
+        groups: torch.Tensor = param.data.cpu().long()
+        if not bool((groups == groups[0]).all()):
+            raise ValueError(
+                f"{self.prefix} is one matrix here, but its parts have their groups in different orders: quantize with"
+                " desc_act=False"
+            )
+        return groups[0]
+
+    def _order(self, groups: torch.Tensor | None) -> torch.Tensor | None:
         """Which row comes first, second, ... for groups to lie together; None if they do.
 
         Raises:
             ValueError: such groups do not run.
         """
+        if groups is None:
+            return None
         rows = groups.numel()
         together = torch.arange(rows) // (rows if self.scheme.group == -1 else self.scheme.group)
-        if bool((groups == -1).all()) or torch.equal(groups, together):
+        if torch.equal(groups, together):
             return None
         if self.split:
             self._refuse_split_groups()
@@ -173,6 +182,13 @@ class AscendGPTQLinearMethod(PackedLinearMethod):
     def apply(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         rows = x if layer.npu_order is None else x.index_select(-1, layer.npu_order)
         return super().apply(layer, rows, bias)
+
+
+def _load_groups(param: Any, loaded_weight: torch.Tensor, *shard: Any) -> None:
+    places = param.data if not shard or shard[0] is None else param.data[_PLACE_OF_PART.get(shard[0], shard[0])]
+    places.copy_(loaded_weight.expand_as(places))
+    # A reload begins with calls on tensors without storage, of which the later ones are copies.
+    param.came = not param.is_meta
 
 
 class AscendAWQLinearMethod(PackedLinearMethod):

@@ -1,4 +1,4 @@
-"""Parameters of linear layers, as vLLM's loaders of weights want them."""
+"""Parameters of quantized layers: as a checkpoint has them while it is loaded, and then as the operators take them."""
 
 from __future__ import annotations
 
@@ -13,3 +13,29 @@ def add_parameter(layer: Any, name: str, shape: tuple[int, ...], dtype: torch.dt
     parameter = torch.nn.Parameter(torch.empty(*shape, dtype=dtype), requires_grad=False)
     layer.register_parameter(name, parameter)
     set_weight_attrs(parameter, attributes)
+
+
+def make_ready(layer: Any, name: str, tensor: torch.Tensor) -> None:
+    """Put what the operator takes into the place of what was loaded; nothing is loaded there as it is any more."""
+    parameter = torch.nn.Parameter(tensor, requires_grad=False)
+    set_weight_attrs(parameter, {"weight_loader": refuse_to_load})
+    setattr(layer, name, parameter)
+
+
+def refuse_to_load(param: Any, loaded_weight: Any, *shard: Any, **named: Any) -> None:
+    """The loader of weights that are ready.
+
+    Raises:
+        ValueError: always, with what to call instead.
+    """
+    raise ValueError(
+        "The weights of this engine's quantized layers lie as the NPU's operators take them, and model.load_weights"
+        " would put a checkpoint's over them. Layers before the first quantized one may have the new weights already:"
+        " load all of them with reload_weights(weights_iterator=...) or reload_weights(weights_path=...) of the worker"
+        " (vLLM 0.16 and newer), or start the engine again."
+    )
+
+
+def is_ready(parameters: dict[str, Any]) -> bool:
+    """Whether these are a layer's parameters after `make_ready`."""
+    return any(getattr(parameter, "weight_loader", None) is refuse_to_load for parameter in parameters.values())

@@ -12,6 +12,7 @@ import torch
 
 from ascend_patch import npu
 from ascend_patch.patches.quantization._int8_linear import over_rows
+from ascend_patch.patches.quantization._parameters import make_ready
 
 _BITS = {"uint4b8": 4, "uint4": 4, "uint8b128": 8, "uint8": 8}
 
@@ -66,8 +67,8 @@ class AscendWeightOnlyKernel:
         stored = npu.pack_int4(weight) if bits == 4 else weight.to(torch.int8)
         if bits == 8 and not layer.npu_group:
             stored = stored.t().contiguous().t()
-        setattr(layer, self.names[0], torch.nn.Parameter(stored, requires_grad=False))
-        setattr(layer, self.names[1], torch.nn.Parameter(scale, requires_grad=False))
+        make_ready(layer, self.names[0], stored)
+        make_ready(layer, self.names[1], scale)
         bias = getattr(layer, "bias", None)
         if bias is not None:
             layer.npu_bias = bias.data.float() if bias.dtype == torch.bfloat16 else bias.data

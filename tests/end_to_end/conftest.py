@@ -90,6 +90,12 @@ def skip_before(release: str, feature: str) -> None:
         pytest.skip(f"vLLM has {feature} since {release}, not in {installed_vllm()}")
 
 
+def skip_from(release: str, reason: str) -> None:
+    """Skip the test of what vLLM does before `release` alone."""
+    if Version(installed_vllm()) >= Version(release):
+        pytest.skip(f"vLLM {installed_vllm()} {reason}")
+
+
 def drafting_environment() -> dict[str, str]:
     """What a worker needs for drafts: up to 0.13 an engine in the caller's own process never asks for them."""
     return {} if Version(installed_vllm()) >= Version("0.14.0") else {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}

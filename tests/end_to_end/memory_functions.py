@@ -24,9 +24,55 @@ def wake_up(name: str, tags: list[str] | None = None) -> None:
     ENGINES[name].wake_up(tags)
 
 
-def reload_weights(name: str) -> None:
-    """Read the weights from the checkpoint again, as RL trainers do after a deep sleep."""
-    ENGINES[name].collective_rpc("reload_weights")
+def reload_weights(name: str, folder: str | None = None) -> None:
+    """Read the weights from a checkpoint again (the last one, or another), as RL trainers do after a deep sleep."""
+    ENGINES[name].collective_rpc("reload_weights", kwargs={"weights_path": folder} if folder else None)
+    assert ENGINES[name].reset_prefix_cache() is not False
+
+
+def send_weights(name: str, folder: str) -> None:
+    """Reload from tensors as a trainer sends them: one after the other, here in the opposite order of their names."""
+
+    def run(worker: Any) -> None:
+        from pathlib import Path
+
+        from safetensors.torch import load_file
+
+        (file,) = Path(folder).glob("*.safetensors")
+        worker.reload_weights(weights_iterator=sorted(load_file(file).items(), reverse=True))
+
+    ENGINES[name].collective_rpc(run)
+    assert ENGINES[name].reset_prefix_cache() is not False
+
+
+def spoil_weights(name: str) -> None:
+    """Put nonsense where a deep sleep would leave some: into all that layers hold but buffers, which vLLM keeps."""
+
+    def run(worker: Any) -> None:
+        import torch
+
+        for layer in worker.model_runner.model.modules():
+            for value in (*layer._parameters.values(), *vars(layer).values()):
+                if torch.is_tensor(value):
+                    value.data.fill_(float("nan") if value.is_floating_point() else 77)
+
+    ENGINES[name].collective_rpc(run)
+
+
+def write_flipped_weights(folder: str, to: str) -> None:
+    """A copy of a model, each of whose layers' matrices has its rows in the opposite order."""
+    import shutil
+    from pathlib import Path
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, to)
+    (file,) = Path(to).glob("*.safetensors")
+    weights = {
+        name: value.flip(0).contiguous() if "layers" in name and value.ndim == 2 else value
+        for name, value in load_file(file).items()
+    }
+    save_file(weights, file, metadata={"format": "pt"})
 
 
 def weight_addresses(name: str) -> Any:

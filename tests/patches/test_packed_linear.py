@@ -69,7 +69,7 @@ def test_rows_come_in_the_order_of_their_groups() -> None:
     order = method._order(groups)
     assert order is not None and order.tolist() == [*range(0, 64, 2), *range(1, 64, 2)]
     assert method._order(torch.arange(64) // 32) is None
-    assert method._order(torch.full((64,), -1)) is None
+    assert method._order(None) is None
 
 
 def test_groups_of_several_sizes_are_refused() -> None:
@@ -90,12 +90,15 @@ def test_groups_in_an_order_are_refused_where_rows_are_split() -> None:
 
 
 def test_parts_of_one_matrix_have_one_order() -> None:
-    layer = layer_of(gptq(), parts=(COLUMNS, COLUMNS))
+    method = gptq()
+    layer = layer_of(method, parts=(COLUMNS, COLUMNS))
+    assert method._groups(layer.g_idx) is None  # the checkpoint has none
     groups = torch.arange(ROWS, dtype=torch.int32) // 32
-    layer.g_idx.weight_loader(layer.g_idx, groups, 0)
-    layer.g_idx.weight_loader(layer.g_idx, groups, 1)
+    layer.g_idx.weight_loader(layer.g_idx, groups)
+    assert torch.equal(method._groups(layer.g_idx), groups.long())
+    layer.g_idx.weight_loader(layer.g_idx, groups.flip(0), 1)
     with pytest.raises(ValueError, match="its parts have their groups in different orders"):
-        layer.g_idx.weight_loader(layer.g_idx, groups.flip(0), 1)
+        method._groups(layer.g_idx)
 
 
 @pytest.mark.parametrize(

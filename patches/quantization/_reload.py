@@ -1,0 +1,78 @@
+"""What is checked when a running engine's quantized layers get new weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ascend_patch.patches.quantization._parameters import is_ready
+
+_OPTIONAL = ("bias", "g_idx")
+"""Parameters that a checkpoint may lack; their methods know what that means."""
+
+
+def not_if_quantized(original: Callable[..., None]) -> Callable[..., None]:
+    """Up to 0.15 vLLM loads a checkpoint's tensors over parameters, whatever form they have by then."""
+
+    def reload_weights(self: Any, *arguments: Any, **options: Any) -> None:
+        if any(is_ready(layer._parameters) for layer in self.get_model().modules()):
+            raise ValueError(
+                "This vLLM cannot reload the weights of quantized layers, and nothing was changed: start the engine"
+                " again, or use vLLM 0.16 or newer."
+            )
+        original(self, *arguments, **options)
+
+    return reload_weights
+
+
+def whole_layers(original: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    """Before a layer's tensors become what the operators take: all of them came, in types that mean the same.
+
+    Raises:
+        ValueError: they did not.
+    """
+
+    def _layerwise_process(layer: Any, info: Any) -> None:
+        if info.kernel_tensors is not None and is_ready(info.kernel_tensors[0]):
+            _check(layer, info)
+        original(layer, info)
+
+    return _layerwise_process
+
+
+def from_the_start(original: Callable[[Any], None]) -> Callable[[Any], None]:
+    """A reload that failed in the middle leaves tensors behind that vLLM would count for the next one."""
+
+    def initialize_layerwise_reload(model: Any) -> None:
+        from vllm.model_executor.model_loader.reload import layerwise
+
+        for layer in model.modules():
+            info = layerwise.get_layerwise_info(layer)
+            if info.load_numel_total is not None and info.kernel_tensors is not None:
+                layerwise._place_kernel_tensors(layer, info)
+                info.reset()
+        original(model)
+
+    return initialize_layerwise_reload
+
+
+def _check(layer: Any, info: Any) -> None:
+    parameters, _ = info.restore_metadata
+    name = getattr(layer, "prefix", None) or getattr(layer, "layer_name", None) or type(layer).__name__
+    for part, call in info.loaded_weights:
+        given = [value.dtype for key, value in call.arguments.items() if key != "param" and torch.is_tensor(value)]
+        wanted = parameters[part].dtype if part in parameters else None
+        if wanted is not None and not wanted.is_floating_point and any(dtype.is_floating_point for dtype in given):
+            raise _refused(f"{name}.{part} is {wanted} and was sent as {given[0]}")
+    missing = parameters.keys() - {part for part, _ in info.loaded_weights} - set(_OPTIONAL)
+    if missing:
+        raise _refused(f"{name} got no {', '.join(sorted(missing))}")
+
+
+def _refused(what: str) -> ValueError:
+    return ValueError(
+        f"Weights were not reloaded: {what}. This engine takes the quantized tensors of a checkpoint like its own, all"
+        " of a layer. It has parts of both now and cannot answer: reload a whole one, or start it again."
+    )
