@@ -37,6 +37,19 @@ class Server:
     def post(self, path: str, body: dict[str, Any], timeout: float = 120.0) -> Any:
         data = json.dumps(body).encode()
         request = urllib.request.Request(self.address + path, data, {"Content-Type": "application/json"})
+        return self._answer(path, request, timeout)
+
+    def upload(self, path: str, file: bytes, timeout: float = 120.0, **fields: str) -> Any:
+        """Send a form with a `file`, as a browser does."""
+        request = urllib.request.Request(self.address + path, *form(file, fields))
+        return self._answer(path, request, timeout)
+
+    def upload_for_a_stream(self, path: str, file: bytes, timeout: float = 120.0, **fields: str) -> Iterator[Any]:
+        """The events of a streamed answer to `upload`."""
+        request = urllib.request.Request(self.address + path, *form(file, {**fields, "stream": "true"}))
+        return self._events(request, timeout)
+
+    def _answer(self, path: str, request: urllib.request.Request, timeout: float) -> Any:
         try:
             with urllib.request.urlopen(request, timeout=timeout) as response:
                 answer = response.read()
@@ -55,6 +68,10 @@ class Server:
         """The events of a streamed answer."""
         data = json.dumps({**body, "stream": True}).encode()
         request = urllib.request.Request(self.address + path, data, {"Content-Type": "application/json"})
+        return self._events(request, timeout)
+
+    @staticmethod
+    def _events(request: urllib.request.Request, timeout: float) -> Iterator[Any]:
         with urllib.request.urlopen(request, timeout=timeout) as response:
             for line in response:
                 text = line.decode().strip()
@@ -85,6 +102,16 @@ class Server:
             self.process.wait()
             raise AssertionError(f"vllm serve did not stop within {STOP_LIMIT:.0f} s\n{self.log()[-6000:]}") from None
         return self.exit_code
+
+
+def form(file: bytes, fields: dict[str, str]) -> tuple[bytes, dict[str, str]]:
+    """Body and headers of a form with a `file` and other fields."""
+    mark = "a-line-that-is-in-no-file"
+    head = f"--{mark}\r\nContent-Disposition: form-data; name="
+    texts = "".join(f'{head}"{name}"\r\n\r\n{value}\r\n' for name, value in fields.items())
+    before = f'{texts}{head}"file"; filename="sound.wav"\r\nContent-Type: audio/wav\r\n\r\n'
+    body = before.encode() + file + f"\r\n--{mark}--\r\n".encode()
+    return body, {"Content-Type": f"multipart/form-data; boundary={mark}"}
 
 
 def free_port() -> int:

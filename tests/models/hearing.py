@@ -12,6 +12,7 @@ SECONDS = 4
 ENCODED = 50 * SECONDS  # two frames of 10 ms each
 RATE = 16000  # samples per second
 START = "<bos>"
+WORDS = 320  # of Whisper's own kind of tokenizer, beside single characters
 
 
 def sound(seed: int) -> Any:
@@ -26,10 +27,36 @@ def sound(seed: int) -> Any:
     return wave.astype(np.float32)
 
 
+def recording(seed: int) -> bytes:
+    """`sound` as a WAV file of 16 bits per sample."""
+    import io
+    import wave
+
+    file = io.BytesIO()
+    with wave.open(file, "wb") as written:
+        written.setnchannels(1)
+        written.setsampwidth(2)
+        written.setframerate(RATE)
+        written.writeframes(_in_16_bits(seed).tobytes())
+    return file.getvalue()
+
+
+def _in_16_bits(seed: int) -> Any:
+    import numpy as np
+
+    return np.round(sound(seed).clip(-1, 1) * 32767).astype("<i2")
+
+
+def heard(seed: int) -> Any:
+    """What is read from `recording`, ``[SECONDS * RATE]`` float32."""
+    return _in_16_bits(seed).astype("float32") / 32768
+
+
 def asked(prompt: dict[str, Any]) -> dict[str, Any]:
-    """A prompt as vLLM takes it: `text` to the decoder, and the `sound` of a seed to the encoder."""
+    """A prompt as vLLM takes it: `text` to the decoder, and the `sound` or `recording` of a seed to the encoder."""
     # With its rate, vLLM up to 0.14 would resample it to the same rate, with a library that is not there.
-    audio = {"prompt": "", "multi_modal_data": {"audio": sound(prompt["sound"])}}
+    samples = heard(prompt["recording"]) if "recording" in prompt else sound(prompt["sound"])
+    audio = {"prompt": "", "multi_modal_data": {"audio": samples}}
     return {"encoder_prompt": audio, "decoder_prompt": prompt["text"]}
 
 
@@ -63,14 +90,71 @@ def read_with_plain_words() -> None:
 
 def write(folder: str) -> None:
     """Save a model in float32, its tokenizer and the settings of its feature extractor into `folder`."""
-    import torch
-    import transformers
-
     from tests.models import seeing
 
     special = {"bos": seeing.TOKENS[START], "eos": seeing.TOKENS["<eos>"], "pad": seeing.TOKENS["<pad>"]}
+    _model(VOCABULARY, start=special["bos"], **special).save_pretrained(folder)
+    seeing.tokenizer().save_pretrained(folder)
+    _extractor().save_pretrained(folder)
+
+
+def write_for_a_server(folder: str) -> None:
+    """The same with a tokenizer like Whisper's own, which the server's prompts are made for."""
+    import torch
+    import transformers
+
+    words = _tokenizer_of_whisper(folder)
+    end = words.convert_tokens_to_ids("<|endoftext|>")
+    start = words.convert_tokens_to_ids("<|startoftranscript|>")
+    model = _model(len(words), start=start, bos=end, eos=end, pad=end)
+    with torch.no_grad():  # the answers are words, and do not end before they have to
+        embedding = model.model.decoder.embed_tokens.weight
+        embedding[: end - WORDS] *= 0.5
+        embedding[end:] *= 0.5
+        embedding[end] *= 0.1
+    model.save_pretrained(folder)
+    transformers.WhisperProcessor(feature_extractor=_extractor(), tokenizer=words).save_pretrained(folder)
+
+
+def _tokenizer_of_whisper(folder: str) -> Any:
+    """Characters, words, and Whisper's marks behind them: the end, the start, languages, tasks, times."""
+    import json
+    from pathlib import Path
+
+    import transformers
+    from tokenizers import AddedToken
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+    texts = [*map(chr, range(33, 127)), "\u0120", *(f"\u0120w{number}" for number in range(WORDS)), "<|endoftext|>"]
+    vocabulary = {text: number for number, text in enumerate(texts)}
+    tasks = ["translate", "transcribe", "startoflm", "prev", "nospeech", "notimestamps"]
+    marks = ["startoftranscript", *LANGUAGES, *tasks]
+    times = [f"{0.02 * number:.2f}" for number in range(50 * SECONDS + 1)]
+    if transformers.__version__ < "5":
+        files = {"vocab_file": Path(folder, "vocab.json"), "merges_file": Path(folder, "merges.txt")}
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        files["vocab_file"].write_text(json.dumps(vocabulary))
+        files["merges_file"].write_text("#version: 0.2\n")
+        made = transformers.WhisperTokenizerFast(**{name: str(file) for name, file in files.items()})
+    else:
+        made = transformers.WhisperTokenizer(vocab=vocabulary, merges=[])
+    made.add_tokens([AddedToken(f"<|{mark}|>", special=True) for mark in marks], special_tokens=True)
+    made.add_tokens([AddedToken(f"<|{time}|>", special=False) for time in times])
+    return made
+
+
+def _extractor() -> Any:
+    import transformers
+
+    return transformers.WhisperFeatureExtractor(chunk_length=SECONDS)
+
+
+def _model(vocabulary: int, *, start: int, bos: int, eos: int, pad: int) -> Any:
+    import torch
+    import transformers
+
     config = transformers.WhisperConfig(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         d_model=128,
         encoder_layers=LAYERS,
         decoder_layers=LAYERS,
@@ -81,10 +165,10 @@ def write(folder: str) -> None:
         max_source_positions=ENCODED,
         max_target_positions=LONGEST,
         init_std=0.12,
-        decoder_start_token_id=special["bos"],
-        bos_token_id=special["bos"],
-        eos_token_id=special["eos"],
-        pad_token_id=special["pad"],
+        decoder_start_token_id=start,
+        bos_token_id=bos,
+        eos_token_id=eos,
+        pad_token_id=pad,
         suppress_tokens=None,
         begin_suppress_tokens=None,
     )
@@ -95,6 +179,4 @@ def write(folder: str) -> None:
     with torch.no_grad():  # the head is the embedding, which `draw` has made small: logits of about 10 all the same
         model.model.decoder.layer_norm.weight.mul_(8)
         model.model.decoder.layer_norm.bias.mul_(8)
-    model.save_pretrained(folder)
-    seeing.tokenizer().save_pretrained(folder)
-    transformers.WhisperFeatureExtractor(chunk_length=SECONDS).save_pretrained(folder)
+    return model

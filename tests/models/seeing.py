@@ -11,8 +11,11 @@ from tests.models.families import LONGEST, SEED, VOCABULARY, draw
 SPECIAL = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>", "<image>", "<pad>", "<bos>", "<eos>")
 WORDS = VOCABULARY - len(SPECIAL)
 TOKENS: dict[str, int] = {name: WORDS + index for index, name in enumerate(SPECIAL)}
+# Qwen3-VL's prompts say when each pair of a video's frames is. These words, and marks of sounds, are before `SPECIAL`.
+TIMES = [*(f"<{tenths / 10:.1f}" for tenths in range(100)), "seconds>"]
+SOUNDS = ("<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>")
 
-_LANGUAGE: dict[str, Any] = {
+LANGUAGE: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 128,
     "intermediate_size": 256,
@@ -53,7 +56,7 @@ SEEING: dict[str, tuple[str, str, dict[str, Any], dict[str, Any], dict[str, Any]
         "Qwen2_5_VLForConditionalGeneration",
         {**_VISION, "hidden_size": 160, "patch_size": 14, "window_size": 112, "fullatt_block_indexes": [1]},
         {
-            **_LANGUAGE,
+            **LANGUAGE,
             "rope_scaling": {"rope_type": "default", "type": "default", "mrope_section": [8, 12, 12]},
         },
         _MARKS,
@@ -70,7 +73,7 @@ SEEING: dict[str, tuple[str, str, dict[str, Any], dict[str, Any], dict[str, Any]
             "deepstack_visual_indexes": [0, 1],
         },
         {
-            **_LANGUAGE,
+            **LANGUAGE,
             "rope_scaling": {"rope_type": "default", "mrope_interleaved": True, "mrope_section": [11, 11, 10]},
         },
         _MARKS,
@@ -90,7 +93,7 @@ SEEING: dict[str, tuple[str, str, dict[str, Any], dict[str, Any], dict[str, Any]
             "projection_dim": 128,
             "initializer_range": 0.12,
         },
-        {**_LANGUAGE, "model_type": "llama", "architectures": ["LlamaForCausalLM"]},
+        {**LANGUAGE, "model_type": "llama", "architectures": ["LlamaForCausalLM"]},
         {
             "image_token_index": TOKENS["<image>"],
             "vision_feature_layer": -2,
@@ -139,15 +142,17 @@ def _name_as_published(file: Path) -> None:
 
 
 def tokenizer() -> Any:
-    """One whose words are `t0`, `t1` and so on."""
+    """One whose words are `t0`, `t1` and so on, `TIMES`, and marks for pictures, videos and sounds."""
     from tokenizers import AddedToken, Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import WhitespaceSplit
     from transformers import PreTrainedTokenizerFast
 
-    core = Tokenizer(WordLevel({**{f"t{number}": number for number in range(WORDS)}, **TOKENS}, unk_token="t0"))
+    names = [*TIMES, *SOUNDS]
+    names = [*(f"t{number}" for number in range(WORDS - len(names))), *names]
+    core = Tokenizer(WordLevel({**{name: number for number, name in enumerate(names)}, **TOKENS}, unk_token="t0"))
     core.pre_tokenizer = WhitespaceSplit()
-    core.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
+    core.add_special_tokens([AddedToken(token, special=True) for token in (*SOUNDS, *SPECIAL)])
     return PreTrainedTokenizerFast(
         tokenizer_object=core, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", unk_token="t0"
     )

@@ -1,12 +1,15 @@
-"""Pictures, the processors that read them, and what transformers answers to them (and to sounds) on the CPU."""
+"""Pictures, moving ones, the processors that read them, and what transformers answers to them (and to sounds)."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
-from tests.models import hearing
+from tests.models import hearing, listening
 
-# A prompt is {"text": str, "images": [[width, height, seed], ...]}, or {"text": str, "sound": seed}.
+# A prompt is {"text": str, "sound": seed}, or {"text": str, "sounds": [[seed, seconds], ...]}, or
+# {"text": str, "images": [[width, height, seed], ...]}, where it may have
+# "videos": [[width, height, frames, frames per second, seed], ...] as well.
 Prompt = dict[str, Any]
 
 
@@ -27,6 +30,22 @@ def picture(width: int, height: int, seed: int) -> Any:
 def pictures(prompt: Prompt) -> list[Any]:
     """A prompt's images."""
     return [picture(*described) for described in prompt["images"]]
+
+
+def videos(prompt: Prompt) -> list[tuple[Any, dict[str, Any]]]:
+    """A prompt's videos: frames ``[frames, height, width, 3]`` of 8 bits, and what a reader of files would know."""
+    return [_video(*described) for described in prompt.get("videos", [])]
+
+
+def _video(width: int, height: int, frames: int, fps: float, seed: int) -> tuple[Any, dict[str, Any]]:
+    """A picture that moves to the side and becomes lighter or darker."""
+    import numpy as np
+
+    still = np.asarray(picture(width, height, seed)).astype(np.int64)
+    moved = [np.roll(still, 7 * number, axis=1) + 60 * (number % 3) - 60 for number in range(frames)]
+    known = {"total_num_frames": frames, "fps": fps, "duration": frames / fps, "frames_indices": list(range(frames)),
+             "video_backend": "opencv"}  # fmt: skip
+    return np.stack(moved).clip(0, 255).astype(np.uint8), known
 
 
 # model type -> (processor, image processor, tokenizer before transformers 5, video processor); image processors that
@@ -50,17 +69,24 @@ def processor(folder: str) -> Any:
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(folder)
-    made, images, words, videos = _PARTS[config.model_type]
+    made, images, words, moving = _PARTS[config.model_type]
     own_words = words if transformers.__version__ < "5" else "PreTrainedTokenizerFast"
     parts = {
         "image_processor": class_with_pil(images).from_pretrained(folder),
         "tokenizer": getattr(transformers, own_words).from_pretrained(folder),
     }
-    if videos is None:
+    if moving is None:
         patches = {"patch_size": config.vision_config.patch_size, "num_additional_image_tokens": 1}
         parts = {**parts, **patches, "vision_feature_select_strategy": config.vision_feature_select_strategy}
     else:
-        parts["video_processor"] = getattr(transformers, videos)()
+        side = config.vision_config.patch_size
+        token = (2 * side) ** 2  # pixels
+        # What is left out would be done by torchvision: frames come in colours, and in sizes of whole tokens.
+        left_out = {"do_resize": False, "do_convert_rgb": False}
+        size = {"shortest_edge": 4 * token, "longest_edge": 64 * token}
+        # Published models have the same colours for both, and vLLM takes the pictures' for the videos.
+        colours = {name: getattr(parts["image_processor"], name) for name in ("image_mean", "image_std")}
+        parts["video_processor"] = getattr(transformers, moving)(patch_size=side, size=size, **colours, **left_out)
     return getattr(transformers, made)(**parts)
 
 
@@ -88,7 +114,17 @@ def _load(folder: str, dtype: str) -> Any:
 def _read(folder: str, prompt: Prompt) -> dict[str, Any]:
     if "sound" in prompt:
         return hearing.read(folder, prompt)
-    return dict(processor(folder)(text=[prompt["text"]], images=pictures(prompt) or None, return_tensors="pt"))
+    if "sounds" in prompt:
+        return listening.read(folder, prompt)
+    options: dict[str, Any] = {}
+    if shown := videos(prompt):
+        from transformers.video_utils import VideoMetadata
+
+        metadata = [VideoMetadata(**known) for _, known in shown]
+        frames = [frames for frames, _ in shown]
+        options = {"videos": frames, "video_metadata": metadata, "do_sample_frames": False}
+    images = pictures(prompt) or None
+    return dict(processor(folder)(text=[prompt["text"]], images=images, return_tensors="pt", **options))
 
 
 def _words(inputs: dict[str, Any]) -> str:
@@ -110,8 +146,31 @@ def _last_logits(model: Any, inputs: dict[str, Any]) -> Any:
 
     if "input_features" in inputs:  # a model does not do with sounds what it does with pictures
         inputs = {**inputs, "input_features": inputs["input_features"].to(model.dtype)}
+    hook = None
+    if "video_grid_thw" in inputs:
+        moved = functools.partial(_behind_videos, inputs["input_ids"][0] == model.config.video_token_id)
+        hook = model.model.language_model.register_forward_pre_hook(moved, with_kwargs=True)
     with torch.no_grad():
-        return model(**inputs, use_cache=False).logits[0, -1].float()
+        logits = model(**inputs, use_cache=False).logits[0, -1].float()
+    if hook is not None:
+        hook.remove()
+    return logits
+
+
+def _behind_videos(of_video: Any, _: Any, arguments: Any, options: dict[str, Any]) -> Any:
+    """Let text go on behind a video's last position, in time as well, as Qwen2.5-VL was published.
+
+    transformers 5 forgets the time there; what it generates goes on behind it. For other positions nothing changes.
+
+    Args:
+        of_video: ``[tokens]``, whether each is one of a video's.
+    """
+    positions = options["position_ids"].clone()  # three rows, in some releases behind one for text
+    ends = [place for place in range(len(of_video) - 1) if of_video[place] and not of_video[place + 1]]
+    for end in ends:
+        behind = positions[-3:, 0, : end + 1].max() + 1
+        positions[-3:, 0, end + 1 :] += behind - positions[-3:, 0, end + 1].min()
+    return arguments, {**options, "position_ids": positions}
 
 
 def greedy(folder: str, dtype: str, prompts: list[Prompt], count: int) -> list[dict[str, Any]]:

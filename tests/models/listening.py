@@ -1,0 +1,68 @@
+"""A small model whose prompts have sounds in them, with random weights: Qwen2-Audio."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.models.hearing import RATE, sound
+
+LAYERS = 2
+MARK = "<|audio_bos|><|AUDIO|><|audio_eos|>"
+
+
+def sounds(prompt: dict[str, Any]) -> list[Any]:
+    """A prompt's sounds: the beginnings, of so many seconds, of those of seeds."""
+    return [sound(seed)[: int(seconds * RATE)] for seed, seconds in prompt["sounds"]]
+
+
+def read(folder: str, prompt: dict[str, Any]) -> dict[str, Any]:
+    """A prompt as transformers takes it."""
+    options: dict[str, Any] = {}
+    if heard := sounds(prompt):
+        options = {"audio": heard, "sampling_rate": RATE}
+    return dict(processor(folder)(text=[prompt["text"]], return_tensors="pt", **options))
+
+
+def processor(folder: str) -> Any:
+    """The processor of the model in `folder`."""
+    import transformers
+
+    words = "Qwen2TokenizerFast" if transformers.__version__ < "5" else "PreTrainedTokenizerFast"
+    return transformers.Qwen2AudioProcessor(
+        feature_extractor=transformers.WhisperFeatureExtractor.from_pretrained(folder),
+        tokenizer=getattr(transformers, words).from_pretrained(folder),
+    )
+
+
+def read_with_plain_words() -> None:
+    """Let vLLM get processors with a tokenizer of plain words."""
+    import transformers
+
+    transformers.Qwen2AudioProcessor.from_pretrained = classmethod(  # type: ignore[method-assign]
+        lambda cls, folder, *args, **options: processor(folder)
+    )
+
+
+def write(folder: str) -> None:
+    """Save a model in float32, its tokenizer and the settings of its feature extractor into `folder`."""
+    import torch
+    import transformers
+
+    from tests.models.families import SEED, draw
+    from tests.models.seeing import LANGUAGE, tokenizer
+
+    words = tokenizer()
+    heads = {"encoder_layers": LAYERS, "encoder_attention_heads": 2, "encoder_ffn_dim": 256, "d_model": 128}
+    config = transformers.Qwen2AudioConfig(
+        audio_config={"num_mel_bins": 80, "initializer_range": 0.12, **heads},
+        text_config={**LANGUAGE, "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]},
+        audio_token_index=words.convert_tokens_to_ids("<|AUDIO|>"),
+        tie_word_embeddings=False,
+    )
+    torch.manual_seed(SEED)
+    config._attn_implementation = "eager"
+    model = transformers.Qwen2AudioForConditionalGeneration(config).float()
+    draw(model)
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    transformers.WhisperFeatureExtractor().save_pretrained(folder)
