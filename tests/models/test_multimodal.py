@@ -1,4 +1,4 @@
-"""Models that see: images in prompts on the overlay against transformers on the CPU, greedy, token for token."""
+"""Models that see: images and videos in prompts against transformers on the CPU, greedy, token for token."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.models.no_torchvision import python_path
 from tests.models.seeing import SEEING
 from tests.models.ties import equal_up_to_ties
 
-pytestmark = pytest.mark.shows("images in prompts")
+pytestmark = pytest.mark.shows("images and videos in prompts")
 
 COUNT = 8
 # Far above float32 rounding (logits reach about 10), so that a different token is a different computation.
@@ -29,13 +29,34 @@ NAMES = list(SEEING)
 
 
 def prompts(name: str) -> list[dict[str, Any]]:
-    """One image; two of other sizes; none; and the first with another image of the same size."""
+    """One image; two of other sizes; none; and the first with another image of the same size. Videos: see `moving`."""
     mark = "<image>" if name == "llava" else "<|vision_start|> <|image_pad|> <|vision_end|>"
     return [
         {"text": f"t5 t7 {mark} t9 t10", "images": [[150, 90, 1]]},
         {"text": f"t15 {mark} t17 t3 {mark} t9 t10 t11", "images": [[60, 130, 2], [200, 200, 3]]},
         {"text": "t1 t2 t3 t4 t5", "images": []},
         {"text": f"t5 t7 {mark} t9 t10", "images": [[150, 90, 4]]},
+        *moving(name),
+    ]
+
+
+def moving(name: str) -> list[dict[str, Any]]:
+    """A video; the same ones, of half the speed; another one; and two, one with an odd frame, around an image."""
+    if name == "llava":
+        return []
+    still, mark = ("<|vision_start|> <|image_pad|> <|vision_end|>", "<|vision_start|><|video_pad|><|vision_end|>")
+    side = 2 * SEEING[name][2]["patch_size"]
+    wide, high = 6 * side, 5 * side
+    one = {"text": f"t5 t7 {mark} t9 t10", "images": []}
+    return [
+        {**one, "videos": [[wide, high, 6, 2.0, 1]]},
+        {**one, "videos": [[wide, high, 6, 1.0, 1]]},
+        {**one, "videos": [[wide, high, 6, 2.0, 2]]},
+        {
+            "text": f"t15 {mark} t17 {still} t3 {mark} t11",
+            "images": [[60, 130, 2]],
+            "videos": [[2 * side, 3 * side, 5, 2.0, 3], [4 * side, 2 * side, 4, 4.0, 4]],
+        },
     ]
 
 
@@ -93,8 +114,8 @@ def expected(reference: Worker, folder_of: Callable[[str], str]) -> Callable[[st
 
 
 def load(process: Worker, name: str, folder: str, **options: Any) -> None:
-    """Without the cache of processed images, which would skip the towers, and with room for two images."""
-    limit = {"image": 2} if name == "llava" else {"image": 2, "video": 0}
+    """Without the cache of processed images, which would skip the towers, and with room for two of a kind."""
+    limit = {"image": 2} if name == "llava" else {"image": 2, "video": 2}
     settings = {"limit_mm_per_prompt": limit, "mm_processor_cache_gb": 0, "max_num_batched_tokens": 512, **options}
     process.call("load_seeing", name=name, model=folder, **settings)
 
@@ -125,6 +146,9 @@ def test_float32_tokens_equal_transformers(name: str, engine: Any, expected: Any
     assert min(first[1] - second[1] for answer in theirs for first, second in answer["best"]) > CLEAR_MARGIN
     # Where the image made no difference, a tower that is computed wrongly would not show.
     assert theirs[0]["token_ids"] != theirs[3]["token_ids"]
+    # And so it would be where times are not in the positions (Qwen2.5-VL) or in the prompt (Qwen3-VL).
+    videos = [(*answer["prompt_token_ids"], *answer["token_ids"]) for answer in theirs[4:7]]
+    assert len(set(videos)) == len(videos)
     ours = engine(name, "float32")
     assert [answer["prompt_token_ids"] for answer in ours] == [answer["prompt_token_ids"] for answer in theirs]
     assert tokens(ours) == tokens(theirs)
