@@ -46,12 +46,12 @@ _ALL = (
     Library("acl_op_compiler", needs=("ascendcl",)),
     Library("hccl", needs=("ascendcl",)),
     Library("opapi", needs=("ascendcl", "hccl"), torch=True),
-    Library("aten", needs=("ascendcl",), torch=True, unity=True),
+    Library("aten", needs=("ascendcl", "opapi"), torch=True, unity=True),
 )
 LIBRARIES = tuple(library for library in _ALL if library.name not in os.environ.get("HOSTCANN_WITHOUT", "").split(","))
 """In load order: a library comes after those it needs. All but `aten` are CANN's own library names.
 
-`HOSTCANN_WITHOUT=opapi` leaves a library out, for work on the others while its sources do not compile.
+`HOSTCANN_WITHOUT=aten` leaves a library out, for work on the others while its sources do not compile.
 """
 
 

@@ -23,12 +23,25 @@ BUFFER_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class T:
-    """A tensor argument over device memory (or, with `host`, over ordinary memory)."""
+    """A tensor argument over device memory (or, with `host`, over ordinary memory), with `nz` in FRACTAL_NZ."""
 
     shape: tuple[int, ...]
     dtype: str = "float16"
     strides: tuple[int, ...] | None = None
     host: bool = False
+    nz: bool = False
+    storage: tuple[int, ...] | None = None
+
+    @property
+    def memory(self) -> tuple[int, ...]:
+        """The shape of the memory; with strides in FRACTAL_NZ that of the transpose."""
+        if self.storage is not None or not self.nz:
+            return self.storage or self.shape
+        *batch, rows, columns = self.shape
+        if self.strides is not None:
+            rows, columns = columns, rows
+        width = 32 if self.dtype == "int8" else 16
+        return (*batch, -(-columns // width), -(-rows // 16), 16, width)
 
 
 # The order of aclnnXxxGetWorkspaceSize. t tensor, l list of tensors, a integers, i int64, n int, d double, b bool,
@@ -50,6 +63,10 @@ _GMM = (
     " i:splitItem i:groupType i:groupListType i:actType"
 )
 _GMM_OUT = " l:out l:activationFeatureOut l:dynQuantScaleOut"
+_QUANT_MATMUL = (
+    "t:x1 t:x2 t:x1Scale t:x2Scale t:yScale t:x1Offset t:x2Offset t:yOffset t:bias"
+    " b:transposeX1 b:transposeX2 i:groupSize t:out"
+)
 _EP_GROUP = (
     " s:groupEp i:epWorldSize i:epRankId i:moeExpertNum s:groupTp i:tpWorldSize i:tpRankId i:expertShardType"
     " i:sharedExpertNum i:sharedExpertRankNum"
@@ -92,10 +109,14 @@ SIGNATURES = {
     "aclnnMatmulAllReduce": "t:x1 t:x2 t:bias s:group s:reduceOp i:commTurn i:streamMode t:output",
     "aclnnGroupedMatmulV4": _GMM + _GMM_OUT,
     "aclnnGroupedMatmulV5": _GMM + " a:tuningConfig" + _GMM_OUT,
+    "aclnnGroupedMatmulWeightNz": _GMM + " a:tuningConfig i:quantGroupSize" + _GMM_OUT,
+    "aclnnMatmulWeightNz": "t:self t:mat2 t:out n:cubeMathType",
+    "aclnnAddmmWeightNz": "t:self t:mat1 t:mat2 c:beta c:alpha t:out n:cubeMathType",
+    "aclnnNpuFormatCast": "t:srcTensor t:dstTensor",
     "aclnnDynamicQuantV2": "t:x t:smoothScales t:groupIndex i:dstType t:yOut t:scaleOut t:offsetOut",
     "aclnnAscendQuantV3": "t:x t:scale t:offset b:sqrtMode s:roundMode i:dstType i:axis t:y",
-    "aclnnQuantMatmulV5": "t:x1 t:x2 t:x1Scale t:x2Scale t:yScale t:x1Offset t:x2Offset t:yOffset t:bias"
-    " b:transposeX1 b:transposeX2 i:groupSize t:out",
+    "aclnnQuantMatmulV5": _QUANT_MATMUL,
+    "aclnnQuantMatmulWeightNz": _QUANT_MATMUL,
     "aclnnWeightQuantBatchMatmulV2": "t:x t:weight t:antiquantScale t:antiquantOffset t:quantScale t:quantOffset t:bias"
     " n:antiquantGroupSize t:y",
     "aclnnFlashAttentionVarLenScore": "t:query t:key t:value t:realShift t:dropMask t:paddingMask t:attenMask a:prefix"
@@ -134,7 +155,7 @@ class Opapi:
             step *= size
         strides = list(spec.strides or strides)
         address = ctypes.addressof(self._host) if spec.host else self._buffer.data_ptr()
-        dims = self._integers(spec.shape)
+        dims, memory = self._integers(spec.shape), self._integers(spec.memory)
         return ctypes.c_void_p(
             self._library.aclCreateTensor(
                 dims,
@@ -142,9 +163,9 @@ class Opapi:
                 DTYPES[spec.dtype],
                 self._integers(strides),
                 ctypes.c_int64(0),
-                2,
-                dims,
-                ctypes.c_uint64(len(spec.shape)),
+                29 if spec.nz else 2,
+                memory,
+                ctypes.c_uint64(len(spec.memory)),
                 ctypes.c_void_p(address),
             )
         )
@@ -198,7 +219,7 @@ class Opapi:
     def check(self, operator: str, arguments: dict[str, Any]) -> tuple[int, str]:
         """Return code and message of the operator's first phase."""
         words = [word.split(":") for word in SIGNATURES[operator].split()]
-        defaults = {"i": 0, "d": 0.0, "b": False, "c": 0.0}
+        defaults = {"i": 0, "d": 0.0, "b": False, "c": 0.0, "n": 0}
         given = dict(arguments)
         for name in [name for kind, name in words if kind == "p"]:
             given.setdefault(name, [given.pop(part, None) for part in name.split("+")])

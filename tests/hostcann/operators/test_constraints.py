@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,12 +103,15 @@ def test_tensor_rows(operator: str, library: Opapi, tables: dict[str, Any]) -> N
             if dims >= 0:
                 code, message = refused(name, T((1,) * dims, spec.dtype))
                 assert code == INVALID_PARAM and "dimensions" in message and f": {name} is " in message
+        if row["layout"] == "ND" and row["min_dims"] >= 2 and spec.dtype in ("float16", "int8"):
+            code, message = refused(name, replace(spec, nz=True))
+            assert code == INVALID_PARAM and "in FRACTAL_NZ" in message and "allowed: format ND" in message
         if row["contiguous"] and len(spec.shape) > 1 and min(spec.shape) > 1:
             backwards = tuple(spec.shape[1] ** 0 if i == 0 else 2 * stride for i, stride in enumerate(_strides(spec)))
             code, message = refused(name, T(spec.shape, spec.dtype, backwards))
             assert code == INVALID_PARAM and "a contiguous tensor" in message and f": {name} is " in message
         if 0 not in spec.shape:
-            code, message = refused(name, T(spec.shape, spec.dtype, host=True))
+            code, message = refused(name, replace(spec, host=True))
             assert code == RUNTIME and f"{name} is " in message and "outside device memory" in message
 
 
@@ -140,6 +144,11 @@ from operators.violations import ON_LATER_SOCS, VALID
 opapi = Opapi(_loader.handle("opapi"), _loader.handle("ascendcl"), torch.empty(BUFFER_BYTES, dtype=torch.uint8).npu())
 results = {name: opapi.check(name, {**call, **ON_LATER_SOCS.get(name, {})}) for name, call in VALID.items()}
 results["bfloat16"] = opapi.check("aclnnSilu", {"self": T((4,), "bfloat16"), "out": T((4,), "bfloat16")})
+QUANT = {"x2": [VALID["aclnnQuantMatmulV5"]["x2"]], "x1Scale": [None], "x2Scale": [T((1,), "float32")],
+         "bias": [T((16,), "float32")]}
+VALID_310P = VALID["aclnnQuantMatmulWeightNz"]
+for name, [value] in QUANT.items():
+    results[f"310P {name}"] = opapi.check("aclnnQuantMatmulWeightNz", {**VALID_310P, name: value})
 results["unaligned"] = opapi.check("aclnnSwiGlu", {"x": T((4, 34)), "dim": -1, "out": T((4, 17))})
 results["empty"] = opapi.check("aclnnSwiGlu", {"x": T((0, 64)), "dim": -1, "out": T((0, 32))})
 results["nz"] = opapi.check("aclnnScatterPaKvCache", {**VALID["aclnnScatterPaKvCache"], "cacheMode": "PA_NZ",
@@ -173,6 +182,11 @@ def test_310p(tables: dict[str, Any]) -> None:
         results["unaligned"][0] == INVALID_PARAM and "a last dimension aligned to 64 bytes" in results["unaligned"][1]
     )
     assert results["empty"][0] == INVALID_PARAM and "a tensor that is not empty" in results["empty"][1]
+    for name, allowed in (
+        ("x2", "format FRACTAL_NZ"), ("x1Scale", "present"), ("x2Scale", "float32, one per column"), ("bias", "int32"),
+    ):  # fmt: skip
+        code, message = results[f"310P {name}"]
+        assert code == INVALID_PARAM and f": {name} is " in message and allowed in message, message
 
 
 def test_950(tables: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .calls import T
+from .violations_formats import INVALID_FORMATS, VALID_FORMATS
 from .violations_latent import LATENT_BAD, UPDATE, UPDATE_BAD
 from .violations_moe import INVALID_MOE, ON_LATER_SOCS, VALID_MOE
 from .violations_quantised import INVALID_QUANTISED, VALID_QUANTISED
@@ -154,6 +155,7 @@ _FIA_BAD: list[tuple[str, Arguments]] = [
 ]
 VALID: dict[str, Arguments] = {
     **VALID_MOE,
+    **VALID_FORMATS,
     **VALID_QUANTISED,
     **VALID_RANKS,
     "aclnnAttentionUpdate": UPDATE,
@@ -232,6 +234,7 @@ VALID: dict[str, Arguments] = {
 
 INVALID: dict[str, list[tuple[str, Arguments]]] = {
     **INVALID_MOE,
+    **INVALID_FORMATS,
     **INVALID_QUANTISED,
     **INVALID_RANKS,
     "aclnnAttentionUpdate": UPDATE_BAD,

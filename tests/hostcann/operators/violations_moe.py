@@ -9,7 +9,7 @@ from .calls import T
 Arguments = dict[str, Any]
 H, F, I = "float16", "float32", "int32"  # noqa: E741
 
-_GMM = {
+GMM = {
     "x": T((6, 32)),
     "weight": T((4, 32, 16)),
     "bias": T((4, 16)),
@@ -26,7 +26,7 @@ INT8_GMM: Arguments = {
     "scale": T((4, 16), F),
     "perTokenScale": T((6,), F),
 }
-_GMM_BAD: list[tuple[str, Arguments]] = [
+GMM_BAD: list[tuple[str, Arguments]] = [
     ("splitItem", {"splitItem": 1}),
     ("groupType", {"groupType": 2}),
     ("groupListType", {"groupListType": 2}),
@@ -34,7 +34,7 @@ _GMM_BAD: list[tuple[str, Arguments]] = [
     ("weight", {"weight": T((4, 32, 16), F)}),
     ("out", {"out": T((6, 16), F)}),
     ("bias", {"bias": T((4, 16), F)}),
-    ("bias", {**{name: T(_GMM[name].shape, "bfloat16") for name in ("x", "weight", "out")}}),  # type: ignore[attr-defined]
+    ("bias", {**{name: T(GMM[name].shape, "bfloat16") for name in ("x", "weight", "out")}}),  # type: ignore[attr-defined]
     ("weight", {"weight": T((4, 32, 16), H, (1024, 32, 1))}),
     ("weight", {"weight": T((4, 32, 16), H, (1024, 1, 32))}),
     ("weight", {"weight": T((4, 24, 16))}),
@@ -154,8 +154,8 @@ VALID_MOE: dict[str, Arguments] = {
         "expandScales": T((12,), F),
         "xOut": T((3, 64)),
     },
-    "aclnnGroupedMatmulV4": _GMM,
-    "aclnnGroupedMatmulV5": _GMM,
+    "aclnnGroupedMatmulV4": GMM,
+    "aclnnGroupedMatmulV5": GMM,
 }
 
 # What differs on Atlas A3 and 950: wide tokens only, weights stay at home, and there is one way.
@@ -283,6 +283,6 @@ INVALID_MOE: dict[str, list[tuple[str, Arguments]]] = {
         ("xOut", {"xOut": T((3, 64), "bfloat16")}),
         ("xOut", {"xOut": T((2, 64))}),
     ],
-    "aclnnGroupedMatmulV4": _GMM_BAD,
-    "aclnnGroupedMatmulV5": _GMM_BAD,
+    "aclnnGroupedMatmulV4": GMM_BAD,
+    "aclnnGroupedMatmulV5": GMM_BAD,
 }

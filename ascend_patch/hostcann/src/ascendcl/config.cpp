@@ -142,6 +142,17 @@ Config read_config() {
     }
   }
 
+  // torch-npu asks newer versions for other functions.
+  result.cann_version = "8.5.0";
+  if (const char* text = variable("HOSTCANN_CANN")) {
+    int major, minor, release, end = 0;
+    if (std::sscanf(text, "%2d.%2d.%2d%n", &major, &minor, &release, &end) != 3 || text[end] != '\0') {
+      refuse(std::string("HOSTCANN_CANN=") + text + " must be a version like 8.5.0");
+    } else {
+      result.cann_version = text;
+    }
+  }
+
   if (const char* text = variable("HOSTCANN_TRACE")) result.trace_path = text;
   const char* level = variable("ASCEND_GLOBAL_LOG_LEVEL");
   result.log_level = level != nullptr ? std::atoi(level) : 3;

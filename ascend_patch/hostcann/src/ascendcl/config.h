@@ -19,6 +19,7 @@ struct Config {
   int64_t memory_bytes;       // per device
   StreamMode streams;
   bool compute;
+  std::string cann_version;   // what CANN is said to be, three numbers
   std::string trace_path;
   int log_level;              // 0 debug, 1 info, 2 warning, 3 error (ASCEND_GLOBAL_LOG_LEVEL)
   bool log_to_console;        // ASCEND_SLOG_PRINT_TO_STDOUT=1

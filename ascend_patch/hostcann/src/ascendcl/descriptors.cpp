@@ -1,30 +1,16 @@
 // Descriptors of the old single-operator interface (aclop). torch-npu fills them before it asks the operator compiler to
-// execute something; the descriptors work, the execution is refused (see acl_op_compiler).
-#include <string>
-#include <vector>
+// execute something; the descriptors work, most of the execution is refused (see acl_op_compiler).
+#include "hostcann/descriptors.h"
 
 #include "config.h"
 
 using namespace hostcann;
 
-struct aclTensorDesc {
-  int data_type;
-  int format;
-  int storage_format;
-  int placement;
-  std::vector<int64_t> dims;
-  std::string name;
-};
-
-struct aclDataBuffer {
-  void* data;
-  size_t bytes;
-};
-
 struct aclopAttr {};
 
 ACL_API aclTensorDesc* aclCreateTensorDesc(int data_type, int dim_count, const int64_t* dims, int format) {
-  return new aclTensorDesc{data_type, format, format, 0, std::vector<int64_t>(dims, dims + dim_count), {}};
+  const std::vector<int64_t> shape(dims, dims + dim_count);
+  return new aclTensorDesc{data_type, format, format, 0, shape, shape, {}};
 }
 ACL_API void aclDestroyTensorDesc(const aclTensorDesc* descriptor) { delete descriptor; }
 ACL_API int aclGetTensorDescType(const aclTensorDesc* descriptor) { return descriptor->data_type; }
@@ -41,7 +27,7 @@ ACL_API aclError aclSetTensorFormat(aclTensorDesc* descriptor, int format) {
   return kSuccess;
 }
 ACL_API aclError aclSetTensorShape(aclTensorDesc* descriptor, int dim_count, const int64_t* dims) {
-  descriptor->dims.assign(dims, dims + dim_count);
+  descriptor->storage_dims.assign(dims, dims + dim_count);
   return kSuccess;
 }
 ACL_API aclError aclSetTensorPlaceMent(aclTensorDesc* descriptor, int placement) {
@@ -55,7 +41,7 @@ ACL_API aclError aclDestroyDataBuffer(const aclDataBuffer* buffer) {
   return kSuccess;
 }
 
-// Attributes are never read: nothing executes through this interface.
+// Attributes are never read: what executes through this interface has none.
 ACL_API aclopAttr* aclopCreateAttr() { return new aclopAttr; }
 ACL_API void aclopDestroyAttr(const aclopAttr* attributes) { delete attributes; }
 ACL_API aclError aclopSetAttrBool(aclopAttr*, const char*, uint8_t) { return kSuccess; }

@@ -14,7 +14,6 @@
 namespace hostcann {
 namespace {
 
-constexpr const char* kCannVersion = "8.5.0";
 
 thread_local int thread_device = -1;
 
@@ -279,15 +278,17 @@ struct PackageVersion {  // aclCANNPackageVersion
 
 ACL_API aclError aclsysGetCANNVersion(int /*package*/, PackageVersion* version) {
   std::memset(version, 0, sizeof *version);
-  std::strcpy(version->version, kCannVersion);
-  std::strcpy(version->major, "8");
-  std::strcpy(version->minor, "5");
-  std::strcpy(version->release, "0");
+  const std::string& text = config().cann_version;
+  const size_t first = text.find('.'), second = text.find('.', first + 1);
+  std::strcpy(version->version, text.c_str());
+  std::strcpy(version->major, text.substr(0, first).c_str());
+  std::strcpy(version->minor, text.substr(first + 1, second - first - 1).c_str());
+  std::strcpy(version->release, text.substr(second + 1).c_str());
   return kSuccess;
 }
 
 ACL_API aclError aclsysGetVersionStr(char* /*package*/, char* version) {
-  std::strcpy(version, kCannVersion);
+  std::strcpy(version, config().cann_version.c_str());
   return kSuccess;
 }
 

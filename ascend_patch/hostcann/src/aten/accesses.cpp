@@ -9,6 +9,10 @@ constexpr int64_t kMostRuns = 512;
 
 void append_accesses(const at::Tensor& tensor, bool write, std::vector<Access>* accesses) {
   if (!tensor.defined() || tensor.numel() == 0) return;
+  if (tensor.device().type() == kNpu && private_format(tensor) != nullptr) {
+    accesses->push_back({tensor.storage().data(), tensor.storage().nbytes(), write});
+    return;
+  }
   // Dimensions by descending stride; the innermost ones that are dense form a run.
   c10::SmallVector<std::pair<int64_t, int64_t>, 8> dims;  // stride, size
   for (int64_t i = 0; i < tensor.dim(); ++i) {

@@ -1,12 +1,40 @@
 #include "alias.h"
 
+#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
 
 #include <cstring>
 
 #include "allocator.h"
+#include "hostcann/fractal_nz.h"
 
 namespace hostcann::aten {
+namespace {
+
+std::vector<int64_t> checked_shape(const at::Tensor& tensor, const StorageDescription& description) {
+  std::vector<int64_t> shape(description.base_sizes.begin(), description.base_sizes.end());
+  TORCH_CHECK(description.format == kFractalNz && shape.size() >= 2 &&
+                  description.storage_sizes == c10::IntArrayRef(fractal_nz_shape(shape, tensor.itemsize())),
+              "hostcann: a tensor in format ", description.format, " with memory of shape ",
+              c10::IntArrayRef(description.storage_sizes), "; hostcann has FRACTAL_NZ and no other private format");
+  return shape;
+}
+
+}  // namespace
+
+at::Tensor plain_values(const at::Tensor& tensor, const StorageDescription& description) {
+  const std::vector<int64_t> shape = checked_shape(tensor, description);
+  const at::Tensor whole = at::empty(shape, tensor.options().device(c10::DeviceType::CPU));
+  from_fractal_nz(tensor.storage().data(), whole.mutable_data_ptr(), shape, tensor.itemsize());
+  return whole.as_strided(tensor.sizes(), tensor.strides(), tensor.storage_offset());
+}
+
+void set_plain_values(const at::Tensor& tensor, const StorageDescription& description, const at::Tensor& values) {
+  const std::vector<int64_t> shape = checked_shape(tensor, description);
+  TORCH_CHECK(tensor.sizes() == c10::IntArrayRef(shape) && tensor.is_contiguous() && tensor.storage_offset() == 0,
+              "hostcann: copy_ into a part of a tensor in FRACTAL_NZ; cast it to ND first (torch_npu.npu_format_cast)");
+  to_fractal_nz(values.const_data_ptr(), tensor.storage().mutable_data(), shape, tensor.itemsize());
+}
 
 at::Tensor cpu_alias(const at::Tensor& tensor) {
   c10::TensorImpl* const source = tensor.unsafeGetTensorImpl();

@@ -9,6 +9,12 @@ namespace hostcann::aten {
 
 inline bool is_npu(const at::TensorBase& tensor) { return tensor.defined() && tensor.device().type() == kNpu; }
 
+// A CPU tensor with the values and sizes of `tensor`, which is in FRACTAL_NZ: a copy, in no other format.
+at::Tensor plain_values(const at::Tensor& tensor, const StorageDescription& description);
+
+// Puts the values of a CPU tensor into all of `tensor`, which is in FRACTAL_NZ.
+void set_plain_values(const at::Tensor& tensor, const StorageDescription& description, const at::Tensor& values);
+
 // A CPU tensor with the sizes, strides and offset of `tensor` over its memory; valid while `tensor` lives.
 at::Tensor cpu_alias(const at::Tensor& tensor);
 

@@ -52,8 +52,16 @@ at::Tensor& copy_(at::Tensor& self, const at::Tensor& source, bool non_blocking)
   if (C10_UNLIKELY(accesses_are_checked())) check_copy_order(self, source, device, crosses && !non_blocking);
   if (!crosses && !compute_enabled()) return self;
 
+  // Formats are converted on the way, as torch-npu does.
+  const StorageDescription* const tiled = to_npu ? private_format(self) : nullptr;
+  const StorageDescription* const tiled_source = from_npu ? private_format(source) : nullptr;
+  const at::Tensor from = tiled_source ? plain_values(source, *tiled_source) : from_npu ? cpu_alias(source) : source;
+  if (C10_UNLIKELY(tiled != nullptr)) {
+    at::Tensor values = at::empty(self.sizes(), self.options().device(c10::DeviceType::CPU));
+    set_plain_values(self, *tiled, values.copy_(from));
+    return self;
+  }
   at::Tensor target = to_npu ? cpu_alias(self) : self;
-  const at::Tensor from = from_npu ? cpu_alias(source) : source;
   if (same_layout(target, from)) {
     std::memmove(target.mutable_data_ptr(), from.const_data_ptr(), target.nbytes());
   } else {

@@ -11,8 +11,10 @@
 #include "accesses.h"
 #include "alias.h"
 #include "allocator.h"
+#include "copy.h"
+#include "hostcann/fractal_nz.h"
+#include "hostcann/matmul.h"
 #include "hostcann/runtime.h"
-#include "matmul.h"
 #include "random.h"
 #include "shapes.h"
 
@@ -232,10 +234,70 @@ void check_results(const OperatorPlan& plan, const Stack& stack, const Call& cal
   check_order(plan.name.c_str(), call.device().index(), accesses);
 }
 
+const StorageDescription* private_format_of(const at::Tensor& tensor) {
+  return is_npu(tensor) ? private_format(tensor) : nullptr;
+}
+
+// The first argument in a private format.
+const StorageDescription* first_private_format(const OperatorPlan& plan, const Stack& stack) {
+  const size_t first = stack.size() - plan.arguments;
+  const StorageDescription* found = nullptr;
+  for (const ArgumentPlan& argument : plan.interesting) {
+    const c10::IValue& value = stack[first + argument.index];
+    if (argument.kind == ArgumentKind::kTensor && value.isTensor()) {
+      found = private_format_of(value.toTensor());
+    } else if (argument.kind == ArgumentKind::kTensorList && value.isTensorList()) {
+      for (const at::Tensor& tensor : value.toTensorVector()) {
+        if (found == nullptr) found = private_format_of(tensor);
+      }
+    } else if (argument.kind == ArgumentKind::kOptionalTensorList && !value.isNone()) {
+      for (const std::optional<at::Tensor>& tensor : value.toOptionalTensorVector()) {
+        if (found == nullptr && tensor) found = private_format_of(*tensor);
+      }
+    }
+    if (found != nullptr) return found;
+  }
+  return nullptr;
+}
+
 }  // namespace
+
+Fallback::Fallback(const c10::OperatorHandle& handle) : plan_(handle) {
+  if (plan_.floats_only) of_torch_npu_.emplace(handle.getComputedKernelForDispatchKey(c10::DispatchKey::PrivateUse1));
+}
+
+// A CPU kernel would take the memory for what the sizes and strides say. Products go through torch-npu's own kernel, which
+// knows the operators of CANN for weights in FRACTAL_NZ; what only copies converts; the rest is refused.
+bool Fallback::run_on_private_formats(const c10::OperatorHandle& handle, Stack* stack) const {
+  const StorageDescription* const found = first_private_format(plan_, *stack);
+  if (C10_LIKELY(found == nullptr)) return false;
+  if (of_torch_npu_) {
+    of_torch_npu_->callBoxed(handle, c10::DispatchKeySet(c10::DispatchKey::PrivateUse1), stack);
+    return true;
+  }
+  if (plan_.name == "clone" || plan_.name == "contiguous") {
+    const size_t first = stack->size() - plan_.arguments;
+    const at::Tensor given = (*stack)[first].toTensor();
+    if (plan_.name == "contiguous" && given.is_contiguous()) {
+      stack->resize(first);
+      stack->emplace_back(given);
+      return true;
+    }
+    at::Tensor copy = to_copy(given, {}, {}, {}, {}, false,
+                              (*stack)[first + 1].toOptional<at::MemoryFormat>());
+    stack->resize(first);
+    stack->emplace_back(std::move(copy));
+    return true;
+  }
+  TORCH_CHECK(false, "hostcann: aten::", plan_.name, " got a tensor in private format ", found->format,
+              found->format == kFractalNz ? " (FRACTAL_NZ)" : "",
+              ", which only copies and products with weights in FRACTAL_NZ take here; cast it to ND first: "
+              "torch_npu.npu_format_cast(tensor, 2) (error 161002)");
+}
 
 void Fallback::operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet, Stack* stack) {
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
+  if (!plan_.view && C10_UNLIKELY(run_on_private_formats(handle, stack))) return;
   if (C10_UNLIKELY(!compute_enabled()) && run_on_shapes(plan_, stack)) {
     if (trace_enabled()) trace(plan_);
     return;

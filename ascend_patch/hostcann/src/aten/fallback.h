@@ -4,6 +4,7 @@
 #include <ATen/core/boxing/KernelFunction.h>
 
 #include <memory>
+#include <optional>
 
 #include "plan.h"
 
@@ -11,11 +12,15 @@ namespace hostcann::aten {
 
 class Fallback final : public c10::OperatorKernel {
  public:
-  explicit Fallback(const c10::OperatorHandle& handle) : plan_(handle) {}
+  // Takes torch-npu's own kernel along: to be made before that is replaced.
+  explicit Fallback(const c10::OperatorHandle& handle);
   void operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet keys, torch::jit::Stack* stack);
 
  private:
+  bool run_on_private_formats(const c10::OperatorHandle& handle, torch::jit::Stack* stack) const;
+
   OperatorPlan plan_;
+  std::optional<c10::SafeKernelFunction> of_torch_npu_;  // of a matrix product, which takes weights in FRACTAL_NZ
 };
 
 // For operators to which torch-npu gives an autograd kernel of its own, which calls NPU kernels directly: goes to the

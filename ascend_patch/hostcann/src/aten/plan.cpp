@@ -1,5 +1,6 @@
 #include "plan.h"
 
+#include <algorithm>
 #include <unordered_set>
 
 namespace hostcann::aten {
@@ -97,6 +98,10 @@ OperatorPlan::OperatorPlan(const c10::OperatorHandle& operator_handle) : handle(
             : name == "addmm"                  ? Product::kAddmm
                                                : Product::kNone;
   has_meta = handle.hasKernelForDispatchKey(c10::DispatchKey::Meta);
+  view = base != "contiguous" && !schema.returns().empty() &&
+         std::all_of(schema.returns().begin(), schema.returns().end(), [](const c10::Argument& result) {
+           return result.alias_info() != nullptr && !result.alias_info()->isWrite();
+         });
 }
 
 }  // namespace hostcann::aten

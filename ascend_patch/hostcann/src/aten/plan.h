@@ -38,6 +38,7 @@ struct OperatorPlan {
   bool floats_only;      // the NPU has it for float, float16 and bfloat16 only
   bool cpu_indices;      // index tensors may be on the CPU
   bool has_meta;         // shapes can be computed without data
+  bool view;             // gives another view of what it gets, and neither reads nor writes
   Product product;       // which form of matrix product, if it is one
 };
 

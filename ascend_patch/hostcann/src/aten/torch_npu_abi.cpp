@@ -7,6 +7,9 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <typeinfo>
+
+#include "hostcann/fractal_nz.h"
 
 namespace hostcann::aten {
 namespace {
@@ -54,17 +57,35 @@ void release_cuda_allocator_options() {
   for (const char* const name : kCudaAllocatorOptions) options.erase(name);
 }
 
-bool storage_layout_is_known(c10::DeviceIndex device) {
-  static const bool known = [device] {
+namespace {
+
+// torch-npu's own class of storages, where it is laid out as declared; null otherwise.
+const std::type_info* known_class(c10::DeviceIndex device) {
+  static const std::type_info* const known = [device]() -> const std::type_info* {
     const at::Tensor probe =
         at::empty_strided({2, 3}, {3, 1}, at::TensorOptions().dtype(at::kHalf).device(c10::Device(kNpu, device)));
-    const auto* const storage = static_cast<const NpuStorage*>(probe.storage().unsafeGetStorageImpl());
-    const StorageDescription& found = storage->description;
-    return found.base_sizes == c10::IntArrayRef({2, 3}) && found.base_strides == c10::IntArrayRef({3, 1}) &&
-           found.storage_sizes == c10::IntArrayRef({2, 3}) && found.format == 2 &&
-           found.dtype == caffe2::TypeMeta::Make<at::Half>();
+    const c10::StorageImpl& storage = *probe.storage().unsafeGetStorageImpl();
+    const StorageDescription& found = static_cast<const NpuStorage&>(storage).description;
+    const bool as_declared = found.base_sizes == c10::IntArrayRef({2, 3}) &&
+                             found.base_strides == c10::IntArrayRef({3, 1}) &&
+                             found.storage_sizes == c10::IntArrayRef({2, 3}) && found.format == kNd &&
+                             found.dtype == caffe2::TypeMeta::Make<at::Half>();
+    return as_declared ? &typeid(storage) : nullptr;
   }();
   return known;
+}
+
+}  // namespace
+
+bool storage_layout_is_known(c10::DeviceIndex device) { return known_class(device) != nullptr; }
+
+const StorageDescription* private_format(const at::TensorBase& tensor) {
+  const c10::StorageImpl& storage = *tensor.storage().unsafeGetStorageImpl();
+  const std::type_info* const known = known_class(tensor.device().index());
+  // Storages that torch made by itself carry no description: torch-npu takes them for ND, too.
+  if (known == nullptr || typeid(storage) != *known) return nullptr;
+  const StorageDescription& found = static_cast<const NpuStorage&>(storage).description;
+  return is_private(found.format) ? &found : nullptr;
 }
 
 c10::intrusive_ptr<c10::StorageImpl> make_npu_storage(c10::DataPtr data, size_t bytes, c10::IntArrayRef sizes,

@@ -35,6 +35,9 @@ void release_cuda_allocator_options();
 // Whether torch-npu's storages are laid out as declared above; looked at once, with a tensor made by torch-npu.
 bool storage_layout_is_known(c10::DeviceIndex device);
 
+// What torch-npu says about the memory behind an NPU tensor that is in a private format; null for every other tensor.
+const StorageDescription* private_format(const at::TensorBase& tensor);
+
 // A new NPU storage (torch-npu's own class) that owns `data`, described as a tensor of these sizes in ND format.
 c10::intrusive_ptr<c10::StorageImpl> make_npu_storage(c10::DataPtr data, size_t bytes, c10::IntArrayRef sizes,
                                                       c10::IntArrayRef strides, caffe2::TypeMeta dtype);

@@ -1,4 +1,5 @@
-// aclnnGroupedMatmulV4 and V5, floating or int8: consecutive rows of x times a matrix of their own, one per group.
+// aclnnGroupedMatmulV4 and V5 and, for weights in FRACTAL_NZ, aclnnGroupedMatmulWeightNz, floating or int8: consecutive
+// rows of x times a matrix of their own, one per group.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/add.h>
 #include <ATen/ops/mm.h>
@@ -43,9 +44,9 @@ bool scale_fits(const Call& c) {
 
 DataType bias_type(const Call& c) { return c.tensor("x")->dtype == kFloat16 ? kFloat16 : kFloat; }
 
-std::vector<TensorRow> rows_of_table() {
-  return {{"x", dtypes(kFloat, kFloat16, kBf16, kInt8), 2, 2, true},
-          {"weight", dtypes(kFloat, kFloat16, kBf16, kInt8), 3, 3},
+std::vector<TensorRow> rows_of_table(DtypeSet types, TensorRow weight) {
+  return {{"x", types, 2, 2, true},
+          weight,
           {"bias", dtypes(kFloat, kFloat16), 2, 2, true, Presence::kOptional},
           {"scale", dtypes(kFloat, kBf16), 2, 2, true, Presence::kOptional},
           unsupported("offset"),
@@ -61,63 +62,88 @@ std::vector<TensorRow> rows_of_table() {
           unsupported("dynQuantScaleOut")};
 }
 
-std::vector<Rule> rules_of_table() {
-  return {{"splitItem", "2 or 3, one output (lists of outputs are not emulated)", "parameters, splitItem",
-           [](const Call& c) { return c.integer("splitItem") == 2 || c.integer("splitItem") == 3; }},
-          {"groupType", "0, groups of rows (-1 and 2 are not emulated)", "constraints, supported groupType",
-           [](const Call& c) { return c.integer("groupType") == 0; }},
-          {"groupListType", "0 (running totals) or 1 (sizes)", "constraints, unquantised",
-           [](const Call& c) { return c.integer("groupListType") == 0 || c.integer("groupListType") == 1; }},
-          {"actType", "0, no activation", "constraints, unquantised",
-           [](const Call& c) { return c.integer("actType") == 0; }},
-          {"weight", "the type of x", "constraints, data types",
-           [](const Call& c) { return c.same_dtype("x", "weight"); }},
-          {"out", "the type of x; float16 or bfloat16 where that is int8 (int8 and int32 are not emulated)",
-           "constraints, data types", out_type_fits},
-          {"scale", "present where x is int8, and only there; float32 where out is float16",
-           "constraints, A8W8, data types", scale_fits},
-          {"perTokenScale", "only where x is int8", "constraints, unquantised, data types",
-           [](const Call& c) { return !c.has("perTokenScale") || int8(c); }},
-          {"bias", "none where x is int8 (not emulated)", "constraints, A8W8, data types",
-           [](const Call& c) { return !c.has("bias") || !int8(c); }},
-          {"bias", "float16 beside float16, else float32", "constraints, unquantised, data types",
-           [](const Call& c) { return !c.has("bias") || c.tensor("bias")->dtype == bias_type(c); }},
-          {"weight", "matrices without gaps, each as it is or transposed", "constraints, transposition",
-           matrices_without_gaps},
-          {"weight", "[groups, columns of x, columns of out]", "function",
-           [](const Call& c) { return c.size("weight", 1) == c.size("x", 1); }},
-          {"x", "at least one column where it is int8 (less is not documented)", "constraints, A8W8",
-           [](const Call& c) { return !int8(c) || c.size("x", 1) > 0; }},
-          {"x", "fewer than 65536 columns", "constraints, last dimension",
-           [](const Call& c) { return c.size("x", 1) < 65536; }},
-          {"weight", "rows in memory of fewer than 65536 elements", "constraints, last dimension",
-           [](const Call& c) { return weight_row(c) < 65536; }},
-          {"groupList", "one entry per matrix of weight", "function",
-           [](const Call& c) { return c.size("groupList", 0) == c.size("weight", 0); }},
-          {"groupList", "at most 1024 groups", "constraints, supported groupType",
-           [](const Call& c) { return c.size("groupList", 0) <= 1024; }},
-          {"scale", "one row per matrix of weight, as wide as out", "parameters, scaleOptional",
-           [](const Call& c) {
-             return !c.has("scale") ||
-                    (c.size("scale", 0) == c.size("weight", 0) && c.size("scale", 1) == c.size("weight", 2));
-           }},
-          {"perTokenScale", "one per row of x", "parameters, perTokenScaleOptional",
-           [](const Call& c) { return !c.has("perTokenScale") || c.size("perTokenScale", 0) == c.size("x", 0); }},
-          {"bias", "one row per matrix of weight, as wide as out", "function",
-           [](const Call& c) {
-             return !c.has("bias") ||
-                    (c.size("bias", 0) == c.size("weight", 0) && c.size("bias", 1) == c.size("weight", 2));
-           }},
-          {"out", "the rows of x, the columns of weight", "function", [](const Call& c) {
-             return c.size("out", 0) == c.size("x", 0) && c.size("out", 1) == c.size("weight", 2);
-           }}};
+std::vector<Rule> rules_of_table(std::vector<Rule> more) {
+  std::vector<Rule> rules{
+      {"splitItem", "2 or 3, one output (lists of outputs are not emulated)", "parameters, splitItem",
+       [](const Call& c) { return c.integer("splitItem") == 2 || c.integer("splitItem") == 3; }},
+      {"groupType", "0, groups of rows (-1 and 2 are not emulated)", "constraints, supported groupType",
+       [](const Call& c) { return c.integer("groupType") == 0; }},
+      {"groupListType", "0 (running totals) or 1 (sizes)", "constraints, unquantised",
+       [](const Call& c) { return c.integer("groupListType") == 0 || c.integer("groupListType") == 1; }},
+      {"actType", "0, no activation", "constraints, unquantised",
+       [](const Call& c) { return c.integer("actType") == 0; }},
+      {"weight", "the type of x", "constraints, data types",
+       [](const Call& c) { return c.same_dtype("x", "weight"); }},
+      {"out", "the type of x; float16 or bfloat16 where that is int8 (int8 and int32 are not emulated)",
+       "constraints, data types", out_type_fits},
+      {"scale", "present where x is int8, and only there; float32 where out is float16",
+       "constraints, A8W8, data types", scale_fits},
+      {"perTokenScale", "only where x is int8", "constraints, unquantised, data types",
+       [](const Call& c) { return !c.has("perTokenScale") || int8(c); }},
+      {"bias", "none where x is int8 (not emulated)", "constraints, A8W8, data types",
+       [](const Call& c) { return !c.has("bias") || !int8(c); }},
+      {"bias", "float16 beside float16, else float32", "constraints, unquantised, data types",
+       [](const Call& c) { return !c.has("bias") || c.tensor("bias")->dtype == bias_type(c); }},
+      {"weight", "[groups, columns of x, columns of out]", "function",
+       [](const Call& c) { return c.size("weight", 1) == c.size("x", 1); }},
+      {"x", "at least one column where it is int8 (less is not documented)", "constraints, A8W8",
+       [](const Call& c) { return !int8(c) || c.size("x", 1) > 0; }},
+      {"x", "fewer than 65536 columns", "constraints, last dimension",
+       [](const Call& c) { return c.size("x", 1) < 65536; }},
+      {"weight", "rows in memory of fewer than 65536 elements", "constraints, last dimension",
+       [](const Call& c) { return weight_row(c) < 65536; }},
+      {"groupList", "one entry per matrix of weight", "function",
+       [](const Call& c) { return c.size("groupList", 0) == c.size("weight", 0); }},
+      {"groupList", "at most 1024 groups", "constraints, supported groupType",
+       [](const Call& c) { return c.size("groupList", 0) <= 1024; }},
+      {"scale", "one row per matrix of weight, as wide as out", "parameters, scaleOptional",
+       [](const Call& c) {
+         return !c.has("scale") ||
+                (c.size("scale", 0) == c.size("weight", 0) && c.size("scale", 1) == c.size("weight", 2));
+       }},
+      {"perTokenScale", "one per row of x", "parameters, perTokenScaleOptional",
+       [](const Call& c) { return !c.has("perTokenScale") || c.size("perTokenScale", 0) == c.size("x", 0); }},
+      {"bias", "one row per matrix of weight, as wide as out", "function",
+       [](const Call& c) {
+         return !c.has("bias") ||
+                (c.size("bias", 0) == c.size("weight", 0) && c.size("bias", 1) == c.size("weight", 2));
+       }},
+      {"out", "the rows of x, the columns of weight", "function", [](const Call& c) {
+         return c.size("out", 0) == c.size("x", 0) && c.size("out", 1) == c.size("weight", 2);
+       }}};
+  rules.insert(rules.end(), more.begin(), more.end());
+  return rules;
+}
+
+constexpr DtypeSet kTypes = dtypes(kFloat, kFloat16, kBf16, kInt8);
+
+std::vector<Rule> plain_rules() {
+  return rules_of_table({{"weight", "matrices without gaps, each as it is or transposed", "constraints, transposition",
+                          matrices_without_gaps}});
 }
 
 const OperatorTable kGroupedMatmulV4{"aclnnGroupedMatmulV4", "CANN ops-transformer, aclnnGroupedMatmulV4.md", kA2A3A5,
-                                     rows_of_table(), rules_of_table()};
+                                     rows_of_table(kTypes, {"weight", kTypes, 3, 3}), plain_rules()};
 
 const OperatorTable kGroupedMatmulV5{"aclnnGroupedMatmulV5", "CANN ops-transformer, aclnnGroupedMatmulV5.md", kA2A3A5,
-                                     rows_of_table(), rules_of_table()};
+                                     rows_of_table(kTypes, {"weight", kTypes, 3, 3}), plain_rules()};
+
+// Whole tiles; those of int8 are 32 wide.
+bool whole_tiles(const Call& c) {
+  const bool swapped = transposed(*c.tensor("weight"));
+  return c.size("weight", swapped ? 2 : 1) % 16 == 0 && c.size("weight", swapped ? 1 : 2) % (int8(c) ? 32 : 16) == 0;
+}
+
+constexpr DtypeSet kTypesInTiles = dtypes(kFloat16, kBf16, kInt8);
+
+// CANN has it on 310P, too; there it is not emulated.
+const OperatorTable kGroupedMatmulWeightNz{
+    "aclnnGroupedMatmulWeightNz", "CANN ops-transformer, aclnnGroupedMatmulWeightNz.md", kA2A3,
+    rows_of_table(kTypesInTiles, fractal_nz("weight", kTypesInTiles, 3)),
+    rules_of_table({{"weight", "sizes that fill their tiles: multiples of 16, in memory of 32 along rows of int8",
+                     "constraints, FRACTAL_NZ", whole_tiles},
+                    {"quantGroupSize", "0 (scales of groups are not emulated)", "parameters, quantGroupSize",
+                     [](const Call& c) { return c.integer("quantGroupSize") == 0; }}})};
 
 // First row and end of every group. The values lie in device memory: they are known when the operator runs.
 std::vector<std::pair<int64_t, int64_t>> ranges(const at::Tensor& list, bool totals, int64_t rows) {
@@ -139,13 +165,14 @@ std::vector<std::pair<int64_t, int64_t>> ranges(const at::Tensor& list, bool tot
 }
 
 struct Product {
-  at::Tensor x, weight, bias, scale, per_token_scale, list, out;
+  at::Tensor x, bias, scale, per_token_scale, list, out;
+  std::function<at::Tensor()> weight;
   bool totals;
 };
 
 // float32 [end - begin, columns]: half types are rounded once, behind the bias; integers are exact up to the scale.
-at::Tensor product_of(const Product& p, int64_t group, int64_t begin, int64_t end) {
-  const at::Tensor rows = p.x.slice(0, begin, end), matrix = p.weight[group];
+at::Tensor product_of(const Product& p, const at::Tensor& matrix, int64_t group, int64_t begin, int64_t end) {
+  const at::Tensor rows = p.x.slice(0, begin, end);
   if (rows.scalar_type() != at::kChar) {
     at::Tensor result = at::mm(rows.to(at::kFloat), matrix.to(at::kFloat));
     return p.bias.defined() ? result.add_(p.bias[group].to(at::kFloat)) : result;
@@ -157,10 +184,11 @@ at::Tensor product_of(const Product& p, int64_t group, int64_t begin, int64_t en
 // Rows behind the last group keep what they hold, as documented.
 void multiply(const Product& p) {
   int64_t group = -1;
+  const at::Tensor weight = p.weight();
   for (const auto& [begin, end] : ranges(p.list, p.totals, p.x.size(0))) {
     ++group;
     if (begin == end || p.out.size(1) == 0) continue;
-    p.out.slice(0, begin, end).copy_(product_of(p, group, begin, end));
+    p.out.slice(0, begin, end).copy_(product_of(p, weight[group], group, begin, end));
   }
 }
 
@@ -168,6 +196,7 @@ struct Lists {
   const aclTensorList *x, *weight, *bias, *scale, *offset, *antiquant_scale, *antiquant_offset, *per_token_scale;
   const aclTensor* group_list;
   const aclTensorList *activation_input, *activation_quant_scale, *activation_quant_offset;
+  int64_t quant_group_size = 0;
 };
 
 aclError prepare(const OperatorTable& table, const Lists& in, int64_t split_item, int64_t group_type,
@@ -187,15 +216,22 @@ aclError prepare(const OperatorTable& table, const Lists& in, int64_t split_item
   call.single("out", out, /*output=*/true);
   call.at_most_single("activationFeatureOut", activation_feature_out);
   call.at_most_single("dynQuantScaleOut", dyn_quant_scale_out);
+  call.integer("quantGroupSize", in.quant_group_size);
   if (aclError error = call.check()) return error;
-  const Product product{view(call.tensor("x")),
-                        view(call.tensor("weight")),
-                        view(call.tensor("bias")),
-                        view(call.tensor("scale")),
-                        view(call.tensor("perTokenScale")),
-                        view(in.group_list),
-                        view(call.tensor("out")),
-                        group_list_type == 0};
+  const aclTensor& weight = *call.tensor("weight");
+  Product product{view(call.tensor("x")),
+                  view(call.tensor("bias")),
+                  view(call.tensor("scale")),
+                  view(call.tensor("perTokenScale")),
+                  view(in.group_list),
+                  view(call.tensor("out")),
+                  {},
+                  group_list_type == 0};
+  if (weight.format == kFractalNz) {
+    product.weight = [in_tiles = tiles(weight)] { return from_tiles(in_tiles); };
+  } else {
+    product.weight = [plain = view(&weight)] { return plain; };
+  }
   return call.finish(workspace_size, executor, [product] { multiply(product); });
 }
 
@@ -237,3 +273,19 @@ ACL_API aclError aclnnGroupedMatmulV5GetWorkspaceSize(
                  workspace_size, executor);
 }
 HOSTCANN_OPERATOR_RUN(aclnnGroupedMatmulV5)
+
+ACL_API aclError aclnnGroupedMatmulWeightNzGetWorkspaceSize(
+    const aclTensorList* x, const aclTensorList* weight, const aclTensorList* bias, const aclTensorList* scale,
+    const aclTensorList* offset, const aclTensorList* antiquant_scale, const aclTensorList* antiquant_offset,
+    const aclTensorList* per_token_scale, const aclTensor* group_list, const aclTensorList* activation_input,
+    const aclTensorList* activation_quant_scale, const aclTensorList* activation_quant_offset, int64_t split_item,
+    int64_t group_type, int64_t group_list_type, int64_t act_type, aclIntArray*, int64_t quant_group_size,
+    aclTensorList* out, aclTensorList* activation_feature_out, aclTensorList* dyn_quant_scale_out,
+    uint64_t* workspace_size, aclOpExecutor** executor) {
+  return prepare(kGroupedMatmulWeightNz,
+                 {x, weight, bias, scale, offset, antiquant_scale, antiquant_offset, per_token_scale, group_list,
+                  activation_input, activation_quant_scale, activation_quant_offset, quant_group_size},
+                 split_item, group_type, group_list_type, act_type, out, activation_feature_out, dyn_quant_scale_out,
+                 workspace_size, executor);
+}
+HOSTCANN_OPERATOR_RUN(aclnnGroupedMatmulWeightNz)

@@ -6,6 +6,7 @@
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
 
+#include "hostcann/fractal_nz.h"
 #include "hostcann/runtime.h"
 
 namespace hostcann::opapi {
@@ -76,6 +77,11 @@ void* first_element(const aclTensor& tensor) {
 
 size_t span_bytes(const aclTensor& tensor) {
   if (element_count(tensor) == 0) return 0;
+  if (is_private(tensor.format)) {
+    size_t bytes = element_size(tensor.dtype);
+    for (const int64_t size : tensor.storage_shape) bytes *= static_cast<size_t>(size);
+    return bytes;
+  }
   int64_t last = 0;
   for (size_t i = 0; i < tensor.shape.size(); ++i) last += (tensor.shape[i] - 1) * tensor.strides[i];
   return static_cast<size_t>(last + 1) * element_size(tensor.dtype);
@@ -97,6 +103,8 @@ std::string describe(const std::vector<int64_t>& values) {
 std::string describe(const aclTensor& tensor) {
   std::string text = std::string(dtype_name(tensor.dtype)) + " " + describe(tensor.shape);
   if (!is_contiguous(tensor)) text += " with strides " + describe(tensor.strides);
+  if (tensor.format == kFractalNz) text += " in FRACTAL_NZ, memory " + describe(tensor.storage_shape);
+  if (is_private(tensor.format) && tensor.format != kFractalNz) text += " in format " + std::to_string(tensor.format);
   return text;
 }
 

@@ -61,10 +61,10 @@ bool is_contiguous(const aclTensor& tensor);
 // Address of the view's first element.
 void* first_element(const aclTensor& tensor);
 
-// Bytes from the first to the last element of the view, both included.
+// Bytes from the first to the last element of the view, both included; in a private format, of all of the memory.
 size_t span_bytes(const aclTensor& tensor);
 
-// "bfloat16 [3, 4]", with the strides when the view is not contiguous.
+// "bfloat16 [3, 4]", with the strides when the view is not contiguous and the format when it is a private one.
 std::string describe(const aclTensor& tensor);
 
 // "[3, 4]".

@@ -6,6 +6,9 @@
 #include <cstring>
 #include <exception>
 
+#include "hostcann/fractal_nz.h"
+#include "opapi/tensors.h"
+
 // What the first phase leaves for the second.
 struct aclOpExecutor {
   const char* name;
@@ -64,6 +67,15 @@ const char* presence_name(Presence presence) {
     case Presence::kRequired: return "required";
     case Presence::kOptional: return "optional";
     case Presence::kUnsupported: return "unsupported";
+  }
+  return "?";
+}
+
+const char* layout_name(Layout layout) {
+  switch (layout) {
+    case Layout::kPlain: return "ND";
+    case Layout::kFractalNz: return "FRACTAL_NZ";
+    case Layout::kAny: return "any";
   }
   return "?";
 }
@@ -184,6 +196,14 @@ aclError Call::check_tensor(const TensorRow& row) const {
   if (count < row.min_dims || count > row.max_dims) {
     return violated(row.name, kAclnnInvalidParam, dims_text(row), "parameters, dimensions");
   }
+  if (row.layout == Layout::kPlain && is_private(tensor.format)) {
+    return violated(row.name, kAclnnInvalidParam, "format ND", "parameters, data format");
+  }
+  if (row.layout == Layout::kFractalNz && !is_fractal_nz(tensor)) {
+    return violated(row.name, kAclnnInvalidParam,
+                    "whole matrices in format FRACTAL_NZ, as they are or transposed, memory [.., ceil(columns / C0), "
+                    "ceil(rows / 16), 16, C0] with C0 of 32 bytes", "parameters, data format");
+  }
   if (row.must_be_contiguous && !is_contiguous(tensor)) {
     return violated(row.name, kAclnnInvalidParam, "a contiguous tensor", "parameters, non-contiguous tensors");
   }
@@ -265,6 +285,7 @@ const std::string& tables_as_json() {
                 quoted(names_of(row.allowed)) + ",\"min_dims\":" + std::to_string(row.min_dims) +
                 ",\"max_dims\":" + std::to_string(row.max_dims) +
                 ",\"contiguous\":" + (row.must_be_contiguous ? "true" : "false") +
+                ",\"layout\":" + quoted(layout_name(row.layout)) +
                 ",\"presence\":" + quoted(presence_name(row.presence)) + "}";
       }
       text += "],\"rules\":[";

@@ -43,6 +43,9 @@ constexpr Families kA2A3A5 = kA2A3 | family(SocFamily::k950);
 // kUnsupported: CANN knows the argument, this emulation does not; passing it is refused.
 enum class Presence { kRequired, kOptional, kUnsupported };
 
+// kPlain: what sizes and strides say; kFractalNz: tiles; kAny: rules decide.
+enum class Layout { kPlain, kFractalNz, kAny };
+
 // One tensor argument. bfloat16 is dropped from `allowed` on SoCs that cannot compute in it.
 struct TensorRow {
   const char* name;
@@ -51,7 +54,13 @@ struct TensorRow {
   int max_dims;
   bool must_be_contiguous = false;
   Presence presence = Presence::kRequired;
+  Layout layout = Layout::kPlain;
 };
+
+// The row of a weight in FRACTAL_NZ.
+constexpr TensorRow fractal_nz(const char* name, DtypeSet allowed, int dims) {
+  return {name, allowed, dims, dims, false, Presence::kRequired, Layout::kFractalNz};
+}
 
 // The row of an argument that must not be passed.
 constexpr TensorRow unsupported(const char* name) { return {name, 0, 0, 8, false, Presence::kUnsupported}; }

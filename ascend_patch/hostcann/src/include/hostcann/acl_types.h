@@ -84,6 +84,7 @@ enum Format : int {
   kNd = 2,
   kNc1hwc0 = 3,
   kFractalZ = 4,
+  kNdhwc = 27,
   kFractalNz = 29,
   kNcdhw = 30,
   kNcl = 47,

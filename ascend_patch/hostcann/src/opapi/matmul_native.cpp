@@ -1,6 +1,6 @@
 // x @ w^T for half and bfloat16 with float32 accumulation, as the cube unit does it. On CPUs without instructions for
 // these formats the matrix library is several times slower than this, and decoding spends nearly all its time here.
-#include "matmul.h"
+#include "hostcann/matmul.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
@@ -11,12 +11,12 @@
 
 #include <vector>
 
-#include "../opapi/simd.h"
+#include "opapi/simd.h"
 
-namespace hostcann::aten {
+namespace hostcann {
 namespace {
 
-namespace simd = hostcann::opapi::simd;
+namespace simd = opapi::simd;
 using simd::Floats;
 using simd::kWidth;
 
@@ -187,4 +187,4 @@ at::Tensor linear_matmul(const at::Tensor& x, const at::Tensor& weight, const at
   return out;
 }
 
-}  // namespace hostcann::aten
+}  // namespace hostcann

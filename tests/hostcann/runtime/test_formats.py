@@ -1,0 +1,202 @@
+"""FRACTAL_NZ: tiles in memory, casts both ways, what takes such tensors and what refuses them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ND, NZ = 2, 29
+TYPES = ["float16", "bfloat16", "int8"]
+
+
+@pytest.fixture
+def formats(torch_on_npu: ModuleType) -> Iterator[ModuleType]:
+    """torch, with private formats allowed."""
+    torch = torch_on_npu
+    torch.npu.config.allow_internal_format = True
+    yield torch
+    torch.npu.config.allow_internal_format = False
+
+
+def numbers(torch: ModuleType, dtype: str, *shape: int) -> Any:
+    count = 1
+    for size in shape:
+        count *= size
+    return (torch.arange(count) % 101 - 50).view(shape).to(getattr(torch, dtype))
+
+
+def tiled(torch: ModuleType, matrices: Any) -> Any:
+    """What the memory has to hold, element by element."""
+    columns = 32 // matrices.element_size()
+    *batch, height, width = matrices.shape
+    shape = [*batch, -(-width // columns), -(-height // 16), 16, columns]
+    expected = torch.zeros(shape, dtype=matrices.dtype)
+    for row in range(height):
+        for column in range(width):
+            expected[..., column // columns, row // 16, row % 16, column % columns] = matrices[..., row, column]
+    return expected
+
+
+def memory_of(torch: ModuleType, tensor: Any) -> Any:
+    """The storage as it is, which sizes and strides do not say."""
+    import ctypes
+
+    storage = tensor.untyped_storage()
+    torch.npu.synchronize()
+    return torch.frombuffer(bytearray(ctypes.string_at(storage.data_ptr(), storage.nbytes())), dtype=tensor.dtype)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("shape", [(16, 32), (33, 70), (1, 5), (3, 17, 40)])
+def test_the_memory_holds_tiles_and_comes_back(formats: ModuleType, shape: tuple[int, ...], dtype: str) -> None:
+    torch = formats
+    import torch_npu
+
+    plain = numbers(torch, dtype, *shape)
+    cast = torch_npu.npu_format_cast(plain.npu(), NZ)
+    expected = tiled(torch, plain)
+    assert torch_npu.get_npu_format(cast) == NZ and (cast.shape, cast.dtype) == (plain.shape, plain.dtype)
+    assert cast.untyped_storage().nbytes() == expected.numel() * plain.element_size()
+    assert torch.equal(memory_of(torch, cast), expected.flatten())
+    back = torch_npu.npu_format_cast(cast, ND)
+    assert torch_npu.get_npu_format(back) == ND and back.untyped_storage().nbytes() == plain.nbytes
+    assert torch.equal(memory_of(torch, back), plain.flatten())
+
+
+def test_padding_is_paid_for(formats: ModuleType) -> None:
+    torch = formats
+    import torch_npu
+
+    plain = numbers(torch, "int8", 1025, 1025).npu()
+    before = torch.npu.memory_allocated()
+    cast = torch_npu.npu_format_cast(plain, NZ)
+    assert torch.npu.memory_allocated() - before >= 1040 * 1056 == cast.untyped_storage().nbytes()
+
+
+def test_torch_npu_makes_none_unless_allowed(torch_on_npu: ModuleType) -> None:
+    torch = torch_on_npu
+    import torch_npu
+
+    plain = numbers(torch, "float16", 32, 32)
+    cast = torch_npu.npu_format_cast(plain.npu(), NZ)
+    assert torch_npu.get_npu_format(cast) == ND and torch.equal(cast.cpu(), plain)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_copies_convert(formats: ModuleType, dtype: str) -> None:
+    """To the host and from it, on the device, to another type, of parts and of the transpose."""
+    torch = formats
+    import torch_npu
+
+    plain, other = numbers(torch, dtype, 40, 50), numbers(torch, dtype, 40, 50) + 1
+    cast = torch_npu.npu_format_cast(plain.npu(), NZ)
+    assert torch.equal(cast.cpu(), plain) and torch.equal(cast.t().cpu(), plain.t())
+    assert torch.equal(cast[3:7, 5:].cpu(), plain[3:7, 5:]) and torch.equal(cast.float().cpu(), plain.float())
+    assert torch.equal(cast.t().contiguous().cpu(), plain.t()) and torch.equal(cast.clone().cpu(), plain)
+    target = torch.empty_like(plain).npu()
+    assert torch.equal(target.copy_(cast).cpu(), plain)
+    for source in (other, other.npu(), torch_npu.npu_format_cast(other.npu(), NZ)):
+        cast.copy_(plain)
+        cast.copy_(source)
+        assert torch_npu.get_npu_format(cast) == NZ
+        assert torch.equal(memory_of(torch, cast), tiled(torch, other).flatten())
+    with pytest.raises(RuntimeError, match="a part of a tensor in FRACTAL_NZ"):
+        cast[1:3].copy_(other[1:3])
+    with pytest.raises(RuntimeError, match="a part of a tensor in FRACTAL_NZ"):
+        cast.t().copy_(other.t())
+
+
+def test_what_would_misread_tiles_refuses_them(formats: ModuleType) -> None:
+    torch = formats
+    import torch_npu
+
+    plain = numbers(torch, "float16", 32, 48).npu()
+    cast = torch_npu.npu_format_cast(plain, NZ)
+    for compute in (
+        lambda: cast + 1,
+        lambda: cast.sum(),
+        lambda: cast.mul_(2),
+        lambda: torch.cat([plain, cast]),
+        lambda: plain[[0]].index_add_(0, torch.tensor([0]).npu(), cast[:1]),
+        lambda: torch.nn.functional.embedding(torch.tensor([1]).npu(), cast),
+        lambda: cast[torch.tensor([1]).npu()],
+    ):
+        with pytest.raises(RuntimeError, match=r"private format 29 \(FRACTAL_NZ\).*npu_format_cast\(tensor, 2\)"):
+            compute()
+    with pytest.raises(RuntimeError, match="do not support internal format"):  # torch-npu itself
+        torch.ops.npu.npu_swiglu(cast)
+    with pytest.raises(RuntimeError, match="aclop compiler"):  # on the right-hand side only
+        cast @ plain.t()
+
+
+def test_other_types_are_refused(formats: ModuleType) -> None:
+    torch = formats
+    import torch_npu
+
+    with pytest.raises(RuntimeError, match="hostcann keeps float16, bfloat16 and int8 in FRACTAL_NZ"):
+        torch_npu.npu_format_cast(numbers(torch, "int32", 32, 32).npu(), NZ)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("rows", [1, 5, 70])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("biased", [False, True])
+def test_products(formats: ModuleType, rows: int, dtype: str, transposed: bool, biased: bool) -> None:
+    """The very numbers that the same product of plain matrices gives, and through CANN's operator for tiles."""
+    torch = formats
+    import torch_npu
+
+    from ascend_patch.hostcann import trace
+
+    generator = torch.Generator().manual_seed(rows)
+    x = torch.randn(rows, 56, generator=generator).to(getattr(torch, dtype)).npu()
+    weight = torch.randn(*((40, 56) if transposed else (56, 40)), generator=generator).to(x.dtype).npu()
+    bias = torch.randn(40, generator=generator).to(x.dtype).npu() if biased else None
+    tiles = torch_npu.npu_format_cast(weight, NZ)
+
+    def product(matrix: Any) -> Any:
+        if transposed:
+            return torch.nn.functional.linear(x, matrix, bias)
+        return x @ matrix if bias is None else torch.addmm(bias, x, matrix)
+
+    expected = product(weight)
+    with trace.recording() as counts:
+        result = product(tiles)
+        calls = counts()["aclnn"]
+    assert list(calls) == ["aclnnAddmmWeightNz" if biased else "aclnnMatmulWeightNz"]
+    if transposed:
+        assert torch.equal(result.cpu(), expected.cpu())
+    torch.testing.assert_close(result.cpu(), expected.cpu())
+
+
+def test_a_weight_of_one_column_is_refused(formats: ModuleType) -> None:
+    torch = formats
+    import torch_npu
+
+    tiles = torch_npu.npu_format_cast(numbers(torch, "float16", 1, 32).npu(), NZ)
+    with pytest.raises(RuntimeError, match="allowed: more than one row and more than one column"):
+        torch.nn.functional.linear(torch.ones(2, 32, dtype=torch.float16).npu(), tiles)
+
+
+NEWER_CANN = """
+from ascend_patch.hostcann import trace
+torch.npu.config.allow_internal_format = True
+plain = torch.arange(33 * 70, dtype=torch.float32).view(33, 70).half()
+with trace.recording() as counts:
+    cast = torch_npu.npu_format_cast(plain.npu(), 29)
+    back = torch_npu.npu_format_cast(cast, 2)
+    torch.npu.synchronize()
+    calls = counts()["aclnn"]
+assert list(calls) == ["aclnnNpuFormatCast"], calls
+assert torch_npu.get_npu_format(cast) == 29 and torch_npu.get_npu_format(back) == 2
+assert cast.untyped_storage().nbytes() == 48 * 80 * 2
+assert torch.equal(cast.cpu(), plain) and torch.equal(back.cpu(), plain)
+print("cast by aclnn")
+"""
+
+
+def test_from_cann_9_1_on_the_cast_is_an_aclnn_operator(run: Any) -> None:
+    assert "cast by aclnn" in run(NEWER_CANN, HOSTCANN_CANN="9.1.0").stdout
