@@ -39,7 +39,9 @@ _MODULES = {
     "norm": ("add_rms_norm", "gemma_rms_norm", "rms_norm"),
     "quantisation": (
         "int8_matmul",
+        "int8_grouped_matmul_refuses",
         "int8_matmul_refuses",
+        "int8_weight_refuses",
         "pack_int4",
         "quantise",
         "quantise_rows",
@@ -56,7 +58,7 @@ _MODULES = {
     ),
     "sampling": ("top_k_top_p",),
     "virtual_memory": ("Segment", "SegmentPool", "virtual_memory_refuses"),
-    "weights": ("format_cast_nz",),
+    "weights": ("fills_nz_tiles", "format_cast_nz", "is_nz", "nz_has_a_place_for", "nz_matmul_refuses"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -75,6 +77,7 @@ __all__ = [
     "device_count",
     "device_name",
     "fast_gelu",
+    "fills_nz_tiles",
     "format_cast_nz",
     "gate_groups",
     "gate_groups_supports",
@@ -83,15 +86,20 @@ __all__ = [
     "gemma_rms_norm",
     "grouped_matmul",
     "int8_grouped_matmul",
+    "int8_grouped_matmul_refuses",
     "int8_matmul",
     "int8_matmul_refuses",
+    "int8_weight_refuses",
     "is_available",
+    "is_nz",
     "latent_attention",
     "latent_attention_refuses",
     "matmul_all_reduce",
     "matmul_all_reduce_refuses",
     "merge_attention",
     "multimodal_rotary_embedding",
+    "nz_has_a_place_for",
+    "nz_matmul_refuses",
     "pack_int4",
     "paged_attention",
     "paged_attention_supports",
@@ -176,8 +184,10 @@ if TYPE_CHECKING:
     )
     from ascend_patch.npu.norm import add_rms_norm, gemma_rms_norm, rms_norm
     from ascend_patch.npu.quantisation import (
+        int8_grouped_matmul_refuses,
         int8_matmul,
         int8_matmul_refuses,
+        int8_weight_refuses,
         pack_int4,
         quantise,
         quantise_rows,
@@ -194,7 +204,13 @@ if TYPE_CHECKING:
     )
     from ascend_patch.npu.sampling import top_k_top_p
     from ascend_patch.npu.virtual_memory import Segment, SegmentPool, virtual_memory_refuses
-    from ascend_patch.npu.weights import format_cast_nz
+    from ascend_patch.npu.weights import (
+        fills_nz_tiles,
+        format_cast_nz,
+        is_nz,
+        nz_has_a_place_for,
+        nz_matmul_refuses,
+    )
 
 
 def __getattr__(name: str) -> object:

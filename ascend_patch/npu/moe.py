@@ -149,7 +149,7 @@ def int8_grouped_matmul(
 
     Args:
         x: int8 ``[rows, depth]``, contiguous; depth 1 to 65535.
-        weight: int8 ``[groups, columns, depth]``; up to 1024 groups.
+        weight: int8 ``[groups, columns, depth]``, contiguous or in FRACTAL_NZ (`fills_nz_tiles`); up to 1024 groups.
         weight_scale: float32 ``[groups, columns]``.
         counts: ``[groups]`` int64 on the device: rows of each group, together at most all.
         dtype: of the result, float16 or bfloat16.
@@ -158,7 +158,8 @@ def int8_grouped_matmul(
     Returns:
         ``[rows, columns]``; rows behind those that `counts` counts are not set.
 
-    Source: CANN ops-transformer, aclnnGroupedMatmulV4 and V5, A8W8, groups of rows; not on 310P.
+    Source: CANN ops-transformer, aclnnGroupedMatmulV4 and V5 and, in FRACTAL_NZ, aclnnGroupedMatmulWeightNz, A8W8,
+    groups of rows; not on 310P here.
     """
     output: list[torch.Tensor] = operators.npu_grouped_matmul(
         [x],

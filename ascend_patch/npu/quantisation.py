@@ -6,21 +6,41 @@ import torch
 
 from ascend_patch.npu._operators import operators
 from ascend_patch.npu.device import soc_family
+from ascend_patch.npu.weights import nz_has_a_place_for
+
+_ADDS_INTEGERS_ONLY = soc_family() == "310P"
 
 
 def int8_matmul_refuses(dtype: torch.dtype) -> str:
     """Why `int8_matmul` cannot give results of this dtype here, or "".
 
-    Source: CANN ops-nn, aclnnQuantMatmulV5; 310P multiplies int8 only by weights in its own fractal format.
+    Source: CANN ops-nn, aclnnQuantMatmulV5 and aclnnQuantMatmulWeightNz; 310P has the latter only, in float16.
     """
-    if soc_family() == "310P":
-        return (
-            "on 310P, CANN multiplies int8 only by weights in the FRACTAL_NZ format, which are not made here: take a"
-            " model that is not quantized"
-        )
+    if soc_family() == "310P" and dtype != torch.float16:
+        return f"on 310P, CANN's product of int8 matrices gives float16, not {dtype}: start with --dtype float16"
     if dtype not in (torch.float16, torch.bfloat16):
         return f"CANN's product of int8 matrices gives float16 or bfloat16, not {dtype}: start with --dtype bfloat16"
     return ""
+
+
+def int8_weight_refuses(weight: torch.Tensor, nz: bool) -> str:
+    """Why `int8_matmul` cannot take a weight ``[columns, k]`` in this format here, or "".
+
+    Source: CANN ops-nn, aclnnQuantMatmulV5, which 310P does not have, and aclnnQuantMatmulWeightNz.
+    """
+    if soc_family() != "310P" or (nz and nz_has_a_place_for(weight)):
+        return ""
+    return (
+        f"on 310P, CANN multiplies int8 only by weights in FRACTAL_NZ with more than one row and column, not by"
+        f" {list(weight.shape)} in {'FRACTAL_NZ' if nz else 'ND'}"
+    )
+
+
+def int8_grouped_matmul_refuses(dtype: torch.dtype) -> str:
+    """Why `int8_grouped_matmul` cannot give results of this dtype here, or ""; experts need more than it does."""
+    if soc_family() == "310P":
+        return "experts on 310P are not there yet: take a model without experts"
+    return int8_matmul_refuses(dtype)
 
 
 def quantise_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,8 +84,8 @@ def int8_matmul(
 
     Args:
         x: int8 ``[rows, k]``; there is at least one row.
-        weight: int8 ``[k, columns]``, contiguous or the transpose of a contiguous matrix.
-        weight_scale: float32 ``[columns]`` or ``[1]``.
+        weight: int8 ``[columns, k]``, contiguous or in FRACTAL_NZ; see `int8_weight_refuses`.
+        weight_scale: float32 ``[columns]``, or ``[1]`` but on 310P.
         dtype: of the result, float16 or bfloat16; see `int8_matmul_refuses`.
         row_scale: float32 ``[rows]``; must be there for float16.
         bias: ``[columns]`` float32 or `dtype`; int32 is added before the scales.
@@ -73,12 +93,16 @@ def int8_matmul(
     Returns:
         ``[rows, columns]``.
 
-    Source: CANN ops-nn, aclnnQuantMatmulV5.
+    Source: CANN ops-nn, aclnnQuantMatmulV5 and, in FRACTAL_NZ, aclnnQuantMatmulWeightNz. On 310P the latter adds int32
+    only; another bias is an addition of its own there.
     """
+    added = bias
+    if bias is not None and _ADDS_INTEGERS_ONLY and bias.dtype != torch.int32:
+        added = None
     result: torch.Tensor = operators.npu_quant_matmul(
-        x, weight, weight_scale, pertoken_scale=row_scale, bias=bias, output_dtype=dtype
+        x, weight.t(), weight_scale, pertoken_scale=row_scale, bias=added, output_dtype=dtype
     )
-    return result
+    return result if added is bias else result.add_(bias)
 
 
 def weight_only_matmul_refuses(dtype: torch.dtype) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from ascend_patch import npu
 from ascend_patch.patches.moe._experts import activated, over_experts, place
 from ascend_patch.patches.quantization._parameters import make_ready
+from ascend_patch.patches.quantization._weight_format import expert_weights
 
 
 class AscendInt8Experts:
@@ -24,12 +25,12 @@ def no_backend(*names: Any, **named: Any) -> tuple[str, type[AscendInt8Experts]]
 
 
 def process_weights_after_loading(self: Any, layer: Any) -> None:
-    """Scales as the operator takes them, ``[experts, columns]`` float32; which experts a rank holds.
+    """Scales as the operator takes them, ``[experts, columns]`` float32, and weights; which experts a rank holds.
 
     Raises:
         ValueError: experts with biases, or a type or a device for which CANN has no product of int8.
     """
-    reason = npu.int8_matmul_refuses(self.moe.in_dtype)
+    reason = npu.int8_grouped_matmul_refuses(self.moe.in_dtype)
     if reason:
         raise ValueError(f"Experts in int8 cannot run: {reason}")
     if getattr(layer, "w13_bias", None) is not None:
@@ -39,6 +40,11 @@ def process_weights_after_loading(self: Any, layer: Any) -> None:
     for name in ("w13_weight_scale", "w2_weight_scale"):
         scale = getattr(layer, name).data.squeeze(-1).float().contiguous()
         make_ready(layer, name, scale)
+    for name in ("w13_weight", "w2_weight"):
+        weights = getattr(layer, name).data
+        cast = expert_weights(weights)
+        if cast is not weights:
+            make_ready(layer, name, cast)
     place(layer)
 
 

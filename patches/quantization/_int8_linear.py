@@ -9,6 +9,7 @@ import torch
 
 from ascend_patch import npu
 from ascend_patch.patches.quantization._parameters import make_ready
+from ascend_patch.patches.quantization._weight_format import linear_weight
 
 
 class AscendInt8LinearKernel:
@@ -49,13 +50,13 @@ class AscendInt8LinearKernel:
                 layer.npu_shift = -zero_point * layer.npu_step * scale * weight.sum(1, dtype=torch.float32)
             if self.dtype == torch.bfloat16:
                 scale = scale * layer.npu_step
-        make_ready(layer, "weight", weight.t())
+        make_ready(layer, "weight", linear_weight(weight))
         make_ready(layer, "weight_scale", scale)
 
     def apply_weights(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """``x @ weight + bias``; `x` ``[..., k]`` and the result ``[..., columns]`` are float16 or bfloat16."""
         product = _with_known_step if self.config.is_static_input_scheme else _with_a_step_per_row
-        return over_rows(product, layer.weight.shape[1], layer, x, bias)
+        return over_rows(product, layer.weight.shape[0], layer, x, bias)
 
 
 def over_rows(

@@ -12,6 +12,7 @@ from vllm.model_executor.layers.linear import LinearMethodBase
 from ascend_patch import npu
 from ascend_patch.patches.quantization._int8_linear import AscendInt8LinearKernel, over_rows
 from ascend_patch.patches.quantization._parameters import add_parameter, make_ready
+from ascend_patch.patches.quantization._weight_format import linear_weight
 
 _ROWS = {"input_dim": 1, "output_dim": 0}
 
@@ -83,13 +84,13 @@ class Int8StaticMethod(Int8DynamicMethod):
         layer.npu_reciprocal = (1 / layer.input_scale.data[:1]).to(self.kernel.dtype)
         layer.npu_zero_point = layer.input_offset.data[:1].to(self.kernel.dtype)
         del layer.input_scale, layer.input_offset
-        make_ready(layer, "weight", layer.weight.data.t())
+        make_ready(layer, "weight", linear_weight(layer.weight.data))
         # Partial products of several ranks are added up: the bias goes to the first one's.
         layer.npu_first = not getattr(layer, "input_is_parallel", False) or layer.tp_rank == 0
 
     def apply(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """`bias` is in `quant_bias` already."""
-        return over_rows(_product, layer.weight.shape[1], layer, x)
+        return over_rows(_product, layer.weight.shape[0], layer, x)
 
 
 def _product(layer: Any, rows: torch.Tensor) -> torch.Tensor:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-from ascend_patch import npu
 from ascend_patch.engine.vocabulary import Expiry, Patch, Variant, Wrap
 
 PATCH = Patch(
@@ -13,13 +9,14 @@ PATCH = Patch(
     why="A weight in FRACTAL_NZ is read by the cube units without rearranging it in every product.",
     on=False,  # its gain has never been measured; the official plugin leaves unquantized weights in ND, too
     requires=("platform.npu",),
+    conflicts=("comms.matmul_all_reduce",),  # whose operator is asked for weights in ND only
     variants=(
         Variant(
             versions=">=0.13.0,<0.34",
             rewrites=(
                 Wrap(
                     "vllm.model_executor.layers.linear:UnquantizedLinearMethod.process_weights_after_loading",
-                    by=":then_cast",
+                    by="ascend_patch.patches.worker._weight_format:then_cast",
                 ),
             ),
         ),
@@ -33,15 +30,3 @@ PATCH = Patch(
         ),
     ),
 )
-
-
-def then_cast(original: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
-    """Cast complete half and bfloat16 matrices, where ``torch.npu.config.allow_internal_format`` is on."""
-
-    def process_weights_after_loading(self: Any, layer: Any) -> None:
-        original(self, layer)
-        weight = layer.weight.data
-        if weight.dim() == 2 and weight.element_size() == 2:
-            layer.weight.data = npu.format_cast_nz(weight)
-
-    return process_weights_after_loading

@@ -84,6 +84,26 @@ def weight_addresses(name: str) -> Any:
     return ENGINES[name].collective_rpc(run)[0]
 
 
+def weight_formats(name: str) -> dict[str, int]:
+    """The format of each matrix on the device: 2 is ND, 29 FRACTAL_NZ."""
+
+    def run(worker: Any) -> Any:
+        import torch_npu
+
+        named = worker.model_runner.model.named_parameters()
+        return {key: torch_npu.get_npu_format(value.data) for key, value in named if value.dim() > 1}
+
+    formats: dict[str, int] = ENGINES[name].collective_rpc(run)[0]
+    return formats
+
+
+def private_formats_allowed() -> bool:
+    """torch-npu's option, as it stands."""
+    import torch_npu
+
+    return bool(torch_npu._C._npu_getOption("ALLOW_INTERNAL_FORMAT") == b"enable")
+
+
 def memory_in_use() -> dict[str, int]:
     """Bytes of tensors on the device, bytes that the device has lent, and the process's resident set."""
     import gc

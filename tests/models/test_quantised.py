@@ -106,8 +106,20 @@ def test_a_linear_layer_is_two_operators(
     folder = quantised_folder("llama", scheme)
     engine(folder, dtype="bfloat16")
     counts = per_step(worker, folder)
-    names = ("aclnnAscendQuantV3", "aclnnDynamicQuantV2", "aclnnQuantMatmulV5")
+    names = ("aclnnAscendQuantV3", "aclnnDynamicQuantV2", "aclnnQuantMatmulWeightNz")
     assert [counts.get(name, 0) for name in names] == [known, found, known + found]
+
+
+def test_a_reload_fills_new_tiles(engine: Any, worker: Worker, quantised_folder: Callable[[str, str], str]) -> None:
+    """Weights that are read again lie where those before lay, in the same format; embeddings and head stay in ND."""
+    folder = quantised_folder("llama", "channel-dynamic")
+    before = [answer["token_ids"] for answer in engine(folder, dtype="bfloat16")]
+    state = [worker.call(name, name=folder) for name in ("weight_formats", "weight_addresses")]
+    assert sorted(state[0].values()) == [2, 2, *[29] * 8]
+    worker.call("reload_weights", name=folder)
+    assert [worker.call(name, name=folder) for name in ("weight_formats", "weight_addresses")] == state
+    again = worker.call("generate", name=folder, prompts=prompts(), params=GREEDY)
+    assert [answer["token_ids"] for answer in again] == before
 
 
 def test_quantized_weights_alone_cost_no_more_operators(
@@ -128,7 +140,8 @@ def test_a_layer_of_experts_is_four_operators(
     engine(folder, dtype="bfloat16")
     counts = per_step(worker, folder)
     grouped = sum(calls for name, calls in counts.items() if name.startswith("aclnnGroupedMatmul"))
-    assert (grouped, counts["aclnnDynamicQuantV2"], counts["aclnnQuantMatmulV5"]) == (4, 8, 4)
+    assert (grouped, counts["aclnnDynamicQuantV2"], counts["aclnnQuantMatmulWeightNz"]) == (4, 8, 4)
+    assert counts["aclnnGroupedMatmulWeightNz"] == 4
 
 
 @pytest.mark.engine_process

@@ -186,12 +186,29 @@ def test_top_k_top_p_and_its_replacement_agree() -> None:
     assert npu.top_k_top_p(logits, k, None)[0].isfinite().sum() == 1
 
 
-def test_private_formats_are_asked_for_only_where_allowed() -> None:
-    weight = random(32, 32, dtype=torch.float16).npu()
-    assert npu.format_cast_nz(weight) is weight
-    torch.npu.config.allow_internal_format = True
+@pytest.mark.parametrize("allowed", [False, True])
+def test_a_cast_leaves_the_option_as_it_was(allowed: bool) -> None:
+    import torch_npu
+
+    torch.npu.config.allow_internal_format = allowed
     try:
-        with pytest.raises(RuntimeError, match="aclop"):  # hostcann has none
-            npu.format_cast_nz(weight)
+        weight = random(33, 40, dtype=torch.float16)
+        cast = npu.format_cast_nz(weight.npu())
+        assert npu.is_nz(cast) and not npu.is_nz(weight.npu()) and torch.equal(cast.cpu(), weight)
+        assert (torch_npu._C._npu_getOption("ALLOW_INTERNAL_FORMAT") == b"enable") == allowed
     finally:
         torch.npu.config.allow_internal_format = False
+
+
+def test_a_cast_that_torch_npu_does_not_make_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch_npu.npu_format_cast", lambda weight, number: weight)
+    with pytest.raises(RuntimeError, match=r"left a weight torch.float16 \[33, 40\] in format ND"):
+        npu.format_cast_nz(random(33, 40, dtype=torch.float16).npu())
+
+
+def test_sizes_that_have_a_place_in_tiles() -> None:
+    shapes = [(1, 32), (32, 1), (2, 2), (3, 16, 32), (16, 16), (32, 32)]
+    ints = [torch.empty(shape, dtype=torch.int8) for shape in shapes]
+    assert [npu.nz_has_a_place_for(weight) for weight in ints] == [False, False, True, True, True, True]
+    assert [npu.fills_nz_tiles(weight) for weight in ints] == [False, False, False, True, False, True]
+    assert npu.fills_nz_tiles(torch.empty(16, 16, dtype=torch.float16))

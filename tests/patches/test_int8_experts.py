@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from ascend_patch import npu
 from ascend_patch.patches.quantization import _int8_experts
 
 pytestmark = pytest.mark.usefixtures("device")
@@ -39,14 +40,20 @@ def in_integers(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> t
     return (torch.round(x.double() / step) @ weight.double().T) * step * scale.double().T
 
 
+@pytest.mark.parametrize("weight_format", ["nz", "nd"])
 @pytest.mark.parametrize("on_input", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_experts_one_after_another(dtype: torch.dtype, on_input: bool) -> None:
+def test_experts_one_after_another(
+    dtype: torch.dtype, on_input: bool, weight_format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_ASCEND_PATCH_INTEGER_FORMAT", weight_format)
     chosen_per_token = 1 if on_input else CHOSEN
     layer = made(apply_router_weight_on_input=on_input)
     stored = {name: value.cpu() for name, value in vars(layer).items() if isinstance(value, torch.Tensor)}
     method = SimpleNamespace(moe=SimpleNamespace(in_dtype=dtype))
     _int8_experts.process_weights_after_loading(method, layer)
+    # The depth of the second one does not fill tiles of 32.
+    assert [npu.is_nz(layer.w13_weight.data), npu.is_nz(layer.w2_weight.data)] == [weight_format == "nz", False]
     x = random(TOKENS, HIDDEN, seed=3).to(dtype)
     weights = random(TOKENS, chosen_per_token, seed=4).abs()
     experts = torch.stack([torch.randperm(EXPERTS, generator=torch.Generator().manual_seed(i)) for i in range(TOKENS)])

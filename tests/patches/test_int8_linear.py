@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from ascend_patch import npu
 from ascend_patch.patches.quantization._int8_linear import AscendInt8LinearKernel
 
 pytestmark = pytest.mark.usefixtures("device")
 WIDTHS, INNER = [48, 16, 16], 96  # queries, keys and values in one matrix
-HALVES = [torch.float16, torch.bfloat16]
+HALVES = [pytest.param(torch.float16, id="half"), pytest.param(torch.bfloat16, id="brain")]
+
+
+@pytest.fixture(autouse=True, params=["nz", "nd"])
+def weight_format(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The format that the user chose; nz is the default."""
+    chosen: str = request.param
+    monkeypatch.setenv("VLLM_ASCEND_PATCH_INTEGER_FORMAT", "" if chosen == "nz" else chosen)
+    return chosen
 
 
 def random(*shape: int, seed: int) -> torch.Tensor:
@@ -41,6 +54,7 @@ def made(
     finally:
         torch.set_default_dtype(usual)
     kernel.process_weights_after_loading(layer)
+    assert npu.is_nz(layer.weight.data) == (os.environ["VLLM_ASCEND_PATCH_INTEGER_FORMAT"] == "")
     per_row = scales if channelwise else scales.repeat_interleave(torch.tensor(WIDTHS))
     return kernel, layer, weight.double() * per_row.double().unsqueeze(1)
 
@@ -78,6 +92,37 @@ def test_a_step_that_was_known(channelwise: bool, shifted: bool, biased: bool, d
     expected = (whole * step) @ weight.t() + (0 if bias is None else bias.double())
     # The step is a number of the activations' type.
     torch.testing.assert_close(result.cpu().double(), expected, rtol=2 * torch.finfo(dtype).eps, atol=2e-2)
+
+
+def test_the_same_on_310p(weight_format: str, request: pytest.FixtureRequest) -> None:
+    """Its one product of int8 takes tiles, gives float16, and adds integers only."""
+    if weight_format == "nd":
+        pytest.skip("310P has no product for it")
+    names = "(test_a_step_for_each_token or test_a_step_that_was_known) and half and nz"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(request.path), "-k", names]
+    done = subprocess.run(command, env={**os.environ, "HOSTCANN_SOC": "Ascend310P3"}, capture_output=True, text=True)
+    assert done.returncode == 0 and re.search(r"^20 passed, \d+ deselected", done.stdout, re.M), done.stdout[-3000:]
+
+
+@pytest.mark.parametrize("shape", [(INNER, 1), (1, INNER), (INNER, INNER)])
+def test_310p_refuses_what_its_product_cannot_take(
+    shape: tuple[int, int], weight_format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ascend_patch.patches.quantization._weight_format import linear_weight
+
+    monkeypatch.setattr("ascend_patch.npu.quantisation.soc_family", lambda: "310P")
+    weight = torch.zeros(shape, dtype=torch.int8).npu()
+    if weight_format == "nz" and min(shape) > 1:
+        assert npu.is_nz(linear_weight(weight).data)
+        return
+    with pytest.raises(ValueError, match="on 310P, CANN multiplies int8 only by weights in FRACTAL_NZ"):
+        linear_weight(weight)
+
+
+def test_a_format_that_there_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_ASCEND_PATCH_INTEGER_FORMAT", "NZ!")
+    with pytest.raises(ValueError, match=r"INTEGER_FORMAT=NZ! is none of nz, nd: choose one or unset it"):
+        made(torch.bfloat16)
 
 
 def test_no_tokens_are_no_work() -> None:

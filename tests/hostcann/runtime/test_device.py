@@ -39,6 +39,7 @@ def test_properties_follow_the_soc(run: Any, soc: str, cube: int, vector: int) -
         ({"HOSTCANN_DEVICES": "-1"}, "HOSTCANN_DEVICES=-1 must be a number"),
         ({"HOSTCANN_STREAMS": "fast"}, "HOSTCANN_STREAMS=fast must be"),
         ({"HOSTCANN_COMPUTE": "half"}, "HOSTCANN_COMPUTE=half must be"),
+        ({"HOSTCANN_CANN": "9"}, "HOSTCANN_CANN=9 must be a version like 8.5.0"),
     ],
 )
 def test_a_wrong_setting_is_named(run: Any, setting: dict[str, str], message: str) -> None:

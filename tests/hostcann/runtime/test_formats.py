@@ -96,6 +96,7 @@ def test_copies_convert(formats: ModuleType, dtype: str) -> None:
     assert torch.equal(cast.cpu(), plain) and torch.equal(cast.t().cpu(), plain.t())
     assert torch.equal(cast[3:7, 5:].cpu(), plain[3:7, 5:]) and torch.equal(cast.float().cpu(), plain.float())
     assert torch.equal(cast.t().contiguous().cpu(), plain.t()) and torch.equal(cast.clone().cpu(), plain)
+    assert cast[33, 41].item() == plain[33, 41].item() and cast[39, 49].item() == plain[39, 49].item()
     target = torch.empty_like(plain).npu()
     assert torch.equal(target.copy_(cast).cpu(), plain)
     for source in (other, other.npu(), torch_npu.npu_format_cast(other.npu(), NZ)):

@@ -331,6 +331,15 @@ void Fallback::operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet
   if (C10_UNLIKELY(accesses_are_checked())) check_results(plan_, *stack, call);
 }
 
+void ReadNumber::operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet, Stack* stack) {
+  const at::Tensor given = stack->back().toTensor();
+  if (C10_LIKELY(private_format_of(given) == nullptr)) {
+    of_torch_npu_.callBoxed(handle, c10::DispatchKeySet(c10::DispatchKey::PrivateUse1), stack);
+    return;
+  }
+  stack->back() = to_copy(given, {}, {}, c10::Device(c10::DeviceType::CPU), {}, false, {}).item();
+}
+
 void AutogradBypass::operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet, Stack* stack) {
   const auto needs_gradient = [](const c10::IValue& value) {
     if (value.isTensor()) return value.toTensor().defined() && value.toTensor().requires_grad();

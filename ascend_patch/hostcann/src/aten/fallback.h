@@ -23,6 +23,17 @@ class Fallback final : public c10::OperatorKernel {
   std::optional<c10::SafeKernelFunction> of_torch_npu_;  // of a matrix product, which takes weights in FRACTAL_NZ
 };
 
+// torch-npu's own kernel for `item()`, which reads where sizes and strides say: of a tensor in a private format, a copy.
+class ReadNumber final : public c10::OperatorKernel {
+ public:
+  explicit ReadNumber(const c10::OperatorHandle& handle)
+      : of_torch_npu_(handle.getComputedKernelForDispatchKey(c10::DispatchKey::PrivateUse1)) {}
+  void operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet keys, torch::jit::Stack* stack);
+
+ private:
+  c10::SafeKernelFunction of_torch_npu_;
+};
+
 // For operators to which torch-npu gives an autograd kernel of its own, which calls NPU kernels directly: goes to the
 // fallback where no gradient is needed, else through PyTorch's own autograd kernel or decomposition.
 class AutogradBypass final : public c10::OperatorKernel {

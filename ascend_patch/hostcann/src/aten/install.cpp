@@ -22,7 +22,7 @@ const std::unordered_set<std::string>& kept() {
       "unsafe_empty_with_format", "empty_with_swapped_memory", "resize_", "resize_as_", "set_", "set_.source_Storage",
       "set_.source_Storage_storage_offset", "set_.source_Tensor", "is_set_to", "as_strided", "as_strided_", "view",
       "_reshape_alias", "view_as_real", "view_as_complex", "unfold", "alias", "squeeze", "squeeze.dim", "unsqueeze",
-      "_lazy_clone", "_local_scalar_dense", "is_pinned", "_pin_memory", "pin_memory", "record_stream", "to_padded_tensor",
+      "_lazy_clone", "is_pinned", "_pin_memory", "pin_memory", "record_stream", "to_padded_tensor",
       "flatten_dense_tensors", "_copy_from_and_resize", "copy_memory_", "get_npu_format", "get_storage_size"};
   return *names;
 }
@@ -52,6 +52,8 @@ int install() {
     if (kept().count(short_name) > 0) continue;
     if (short_name == "copy_") {
       replace(name, c10::KernelFunction::makeFromUnboxedFunction(TORCH_FN(copy_)));
+    } else if (short_name == "_local_scalar_dense") {
+      replace(name, c10::KernelFunction::makeFromBoxedFunctor(std::make_unique<ReadNumber>(*handle)));
     } else if (short_name == "_to_copy") {
       replace(name, c10::KernelFunction::makeFromUnboxedFunction(TORCH_FN(to_copy)));
     } else if (handle->hasKernelForDispatchKey(c10::DispatchKey::CPU) ||
