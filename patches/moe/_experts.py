@@ -31,19 +31,17 @@ def forward_oot(
         topk_ids: ``[tokens, k]`` integers, of all ranks' experts.
         shared_experts: run by vLLM's runner, not here; likewise their input. Not passed up to 0.21.
     """
+    with_adapters = getattr(layer, "npu_with_adapters", None)  # what lora.experts leaves on a layer
+    if with_adapters is not None:
+        return with_adapters(layer, x, topk_weights, topk_ids)
     return over_experts(computed, layer, x, topk_weights, topk_ids)
 
 
 def over_experts(compute: Callable[..., Any], layer: Any, x: Any, topk_weights: Any, topk_ids: Any) -> Any:
     """`forward_oot` with ``compute(layer, rows, counts)`` as what the experts make of their rows."""
-    if layer.apply_router_weight_on_input:  # one expert per token
-        x, topk_weights = x * topk_weights.to(x.dtype), None
-    chosen, num_experts, held = topk_ids.int(), layer.w13_weight.shape[0], None
-    if layer.expert_map is not None:
-        placement = layer.npu_placement
-        if placement.table is not None:
-            chosen = placement.table[chosen]
-        num_experts, held = placement.numbers, placement.held
+    x, topk_weights = weighed(layer, x, topk_weights)
+    chosen, num_experts, held = placed(layer, topk_ids)
+    if held is not None:
         manager = layer.npu_manager
         if manager is not None and manager.fused_tokens:
             return exchanged(compute, layer, manager, x, topk_weights, chosen)
@@ -51,6 +49,22 @@ def over_experts(compute: Callable[..., Any], layer: Any, x: Any, topk_weights: 
             return sent_to_ranks(compute, layer, manager, x, topk_weights, chosen)
     rows, places, counts = npu.route_tokens(x, chosen, num_experts, held)
     return npu.combine_tokens(compute(layer, rows, counts), places, topk_weights, left_out=held is not None)
+
+
+def weighed(layer: Any, x: Any, topk_weights: Any) -> tuple[Any, Any]:
+    """Tokens and what is left to weigh their experts' answers with: nothing where the input has the weight."""
+    if layer.apply_router_weight_on_input:  # one expert per token
+        return x * topk_weights.to(x.dtype), None
+    return x, topk_weights
+
+
+def placed(layer: Any, topk_ids: Any) -> tuple[Any, int, tuple[int, int] | None]:
+    """The chosen experts as `npu.route_tokens` takes them: their int32 numbers, how many there are, which are held."""
+    chosen = topk_ids.int()
+    if layer.expert_map is None:
+        return chosen, layer.w13_weight.shape[0], None
+    placement = layer.npu_placement
+    return chosen if placement.table is None else placement.table[chosen], placement.numbers, placement.held
 
 
 def computed(layer: Any, rows: Any, counts: Any) -> Any:

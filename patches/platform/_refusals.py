@@ -26,6 +26,7 @@ def refuse(vllm_config: VllmConfig) -> None:
         _latent_attention(vllm_config),
         _engines(vllm_config),
         _experts(vllm_config),
+        _adapters_of_experts(vllm_config),
         _drafting(vllm_config),
     ):
         if reason:
@@ -107,6 +108,19 @@ def _experts(vllm_config: VllmConfig) -> str:
             " allgather_reducescatter."
         )
     return ""
+
+
+def _adapters_of_experts(vllm_config: VllmConfig) -> str:
+    model = vllm_config.model_config
+    if vllm_config.lora_config is None or model is None or not model.get_num_experts():
+        return ""
+    from ascend_patch.patches.lora._limits import why_not
+
+    reason = why_not(vllm_config)
+    return reason and (
+        f"LoRA adapters on the experts of {', '.join(model.architectures)}: {reason}. Adapters of other layers alone"
+        " are served with --lora-target-modules, which names those layers (vLLM 0.19 or newer)."
+    )
 
 
 def _drafting(vllm_config: VllmConfig) -> str:

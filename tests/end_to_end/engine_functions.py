@@ -296,44 +296,57 @@ def accepted_drafts(name: str) -> tuple[int, int]:
     return int(drafted), int(values["vllm:spec_decode_num_accepted_tokens"])
 
 
-def make_adapter(model: str, folder: str, merged: str, seed: int, rank: int = 8, words: bool = False) -> None:
+def make_adapter(
+    model: str,
+    folder: str,
+    merged: str,
+    seed: int,
+    rank: int = 8,
+    words: bool = False,
+    parts: tuple[str, ...] = ("",),
+) -> None:
     """Write a LoRA adapter with random weights for every projection, and the model with that adapter merged into it.
+
+    Both under the names of the checkpoint, which every transformers writes alike: each expert has its projections there.
 
     Args:
         words: for the embedding and the head, too.
+        parts: only for layers with one of these in their names.
     """
     import json
+    import shutil
     from pathlib import Path
 
     import torch
-    from safetensors.torch import save_file
-    from transformers import AutoModelForCausalLM
+    from safetensors.torch import load_file, save_file
 
     generator = torch.Generator().manual_seed(seed)
-    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    shutil.copytree(model, merged)
     alpha = 2 * rank
     spread = 0.1 * (8 / rank) ** 0.25  # every rank changes the weights alike
     weights, targets = {}, set()
-    for name, module in base.named_modules():
-        embeds = isinstance(module, torch.nn.Embedding)
-        if not embeds and not isinstance(module, torch.nn.Linear):
+    tensors = load_file(Path(merged) / "model.safetensors")
+    for name in sorted(tensors):
+        layer, _, kind = name.rpartition(".")
+        embeds, router = layer.endswith("embed_tokens"), layer.endswith(".gate")
+        if kind != "weight" or tensors[name].ndim != 2 or router or not any(part in layer for part in parts):
             continue
-        if (embeds or name == "lm_head") and not words:
+        if (embeds or layer == "lm_head") and not words:
             continue
-        targets.add(name.rpartition(".")[2])
-        outputs, inputs = reversed(module.weight.shape) if embeds else module.weight.shape
+        targets.add(layer.rpartition(".")[2])
+        outputs, inputs = reversed(tensors[name].shape) if embeds else tensors[name].shape
         a = torch.randn(rank, inputs, generator=generator) * spread
         b = torch.randn(outputs, rank, generator=generator) * spread
         # peft's names, which say what an embedding's are.
-        weights[f"base_model.model.{name}.lora_{'embedding_A' if embeds else 'A.weight'}"] = a
-        weights[f"base_model.model.{name}.lora_{'embedding_B' if embeds else 'B.weight'}"] = b
+        weights[f"base_model.model.{layer}.lora_{'embedding_A' if embeds else 'A.weight'}"] = a
+        weights[f"base_model.model.{layer}.lora_{'embedding_B' if embeds else 'B.weight'}"] = b
         change = alpha / rank * b @ a
-        module.weight.data += change.T if embeds else change
+        tensors[name] = tensors[name] + (change.T if embeds else change)
+    save_file(tensors, Path(merged) / "model.safetensors", metadata={"format": "pt"})
     Path(folder).mkdir(parents=True)
     save_file(weights, Path(folder) / "adapter_model.safetensors")
     config = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "target_modules": sorted(targets), "bias": "none"}
     (Path(folder) / "adapter_config.json").write_text(json.dumps(config))
-    base.save_pretrained(merged)
 
 
 def add_tokenizer_of_words(folder: str) -> None:

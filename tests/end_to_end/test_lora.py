@@ -39,9 +39,9 @@ def process(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Worker]:
     assert process.complaints() == []
 
 
-def answers(process: Worker, model: str, chosen: list[str | None], rank: int = 8) -> list[list[int]]:
+def answers(process: Worker, model: str, chosen: list[str | None], rank: int = 8, **more: Any) -> list[list[int]]:
     options: dict[str, Any] = {"dtype": "float32", "skip_tokenizer_init": True, "enable_lora": True, "max_loras": 2}
-    process.call("load", name="lora", model=model, max_lora_rank=rank, **options)
+    process.call("load", name="lora", model=model, max_lora_rank=rank, **{**options, **more})
     found: list[list[int]] = process.call(
         "generate_with_adapters", name="lora", prompts=PROMPTS[: len(chosen)], params=GREEDY, adapters=chosen
     )
