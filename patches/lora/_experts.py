@@ -28,7 +28,7 @@ def hand_to_experts(self: Any) -> None:
 
 
 def with_stand_in(original: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
-    """vLLM asks the experts' kernel whether it takes adapters, and leaves them there; out of tree there is no kernel."""
+    """vLLM asks the experts' kernel whether it takes adapters, and leaves them there; out of tree there is none."""
 
     def __init__(self: Any, base_layer: Any) -> None:
         experts = getattr(base_layer, "routed_experts", base_layer)
@@ -102,7 +102,7 @@ def over_experts_with_adapters(adapters: Any, layer: Any, x: Any, topk_weights: 
     without = in_rows((slot < 0).expand_as(pairs), places)
 
     gates = npu.grouped_matmul(rows, layer.w13_weight, per_expert, getattr(layer, "w13_bias", None))
-    change = partial(changed, counts=counts, without=without, adapters=adapters)
+    change = partial(changed, counts=counts, without=without, places=places if adapters.fully_sharded else None)
     parts = gates_and_ups(layer, gates, len(adapters.w13_lora_b_stacked))
     for part, a, b in zip(parts, adapters.w13_lora_a_stacked, adapters.w13_lora_b_stacked, strict=True):
         change(part, rows, a, b, joined=gathered)
@@ -138,7 +138,7 @@ def changed(
     *,
     counts: Any,
     without: Any,
-    adapters: Any,
+    places: Any,
     joined: Callable[[Any], Any],
 ) -> None:
     """``columns += rows @ A.T @ B.T`` of each row's expert and adapter.
@@ -148,11 +148,15 @@ def changed(
         a, b: ``[slots, experts, rank, depth]`` and ``[slots, experts, width, rank]``.
         counts: ``[experts * slots]`` rows of each.
         without: ``[rows, 1]``, true where a row has no adapter.
-        joined: what makes the first product whole where vLLM shares it out to the ranks, too (``fully_sharded_loras``).
+        places: ``[tokens * k]``, the row of each, where vLLM shares the first product out to the ranks, too
+            (``fully_sharded_loras``); else None.
+        joined: what then makes it whole.
     """
     inner = npu.grouped_matmul(rows, groups(a), counts).masked_fill_(without, 0)
-    if adapters.fully_sharded:
-        inner = joined(inner)
+    if places is not None:
+        # Each rank has its own slots for the adapters, and so its own order of rows: they meet in the order of tokens.
+        whole = joined(inner.index_select(0, places))
+        inner = whole.new_empty(whole.shape).index_copy_(0, places.long(), whole)
     columns.add_(npu.grouped_matmul(inner, groups(b), counts))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ascend_patch.engine.marks import ATTRIBUTE as MARK
+
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
@@ -20,7 +22,7 @@ def why_not(vllm_config: VllmConfig) -> str:
         return ""
     from vllm.lora.layers.fused_moe import FusedMoEWithLoRA
 
-    if not (FusedMoEWithLoRA._create_lora_a_weights.__module__ or "").startswith("ascend_patch."):
+    if not hasattr(FusedMoEWithLoRA._create_lora_a_weights, MARK):
         return "they need the patch lora.experts: run 'ascend-patch enable lora.experts'"
     if parallel.data_parallel_size > 1 or getattr(parallel, "prefill_context_parallel_size", 1) > 1:
         return (

@@ -15,7 +15,7 @@ _LAID_OUT = (
 
 PATCH = Patch(
     id="lora.experts",
-    why="vLLM puts adapters into its Triton experts; out of tree there are none, and --enable-lora ends in an assertion.",
+    why="Adapters live in vLLM's Triton experts; out of tree there are none, and --enable-lora ends in an assertion.",
     requires=("lora.punica", "moe.experts"),
     variants=(
         Variant(

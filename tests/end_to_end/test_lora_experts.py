@@ -64,9 +64,13 @@ def test_each_request_has_its_own_experts(worker: Worker, qwen: Adapters) -> Non
     assert answers(worker, qwen.model, qwen.chosen, **OPTIONS) == qwen.expected
 
 
-@pytest.mark.parametrize("options", [{}, {"enable_expert_parallel": True}, {"fully_sharded_loras": True}], ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [{"enable_expert_parallel": True}, {"fully_sharded_loras": True}],
+    ids=["whole experts", "all shared out"],
+)
 def test_on_two_devices(options: dict[str, Any], process: Worker, mixtral: Adapters) -> None:
-    """Matrices shared out as those of the experts are, whole experts on each, or ranks shared out, too."""
     if "enable_expert_parallel" in options:
         skip_before("0.21.0", "adapters with expert parallelism")
     layout = {"tensor_parallel_size": 2, "distributed_executor_backend": "mp"}

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from ascend_patch.engine import marks
 from ascend_patch.hostcann import trace
 from ascend_patch.patches.lora import _experts, _limits
 from ascend_patch.patches.moe import _experts as moe
@@ -158,6 +159,39 @@ def test_a_rank_adds_what_its_own_experts_answer() -> None:
 
 
 @pytest.mark.usefixtures("device")
+def test_ranks_meet_in_the_order_of_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With fully sharded adapters; the order of rows is each rank's own, because its slots are.
+
+    This is the second rank of two: it has the second half of the ranks of gate and up, and of the columns of down.
+    """
+    case = Case("silu", 2)
+    half = RANK // 2
+    first_halves = [each[:, :, :half].clone() for each in case.a13]
+    whole_b2 = case.b2.clone()
+    whole_b2[:, :, : HIDDEN // 2] = 0
+    expected_case = Case("silu", 2)
+    expected_case.b2 = whole_b2
+    expected = expected_case.merged()
+
+    def of_first_rank(weights: torch.Tensor) -> torch.Tensor:
+        slots = case.mapping.long().unsqueeze(1).expand(TOKENS, CHOSEN)
+        chosen = weights[slots.clamp(min=0), case.experts.long()]
+        products = (chosen @ case.x.view(TOKENS, 1, HIDDEN, 1)).squeeze(3)
+        return products.masked_fill((slots < 0).unsqueeze(2), 0).flatten(0, 1)
+
+    monkeypatch.setattr(
+        _experts, "gathered", lambda own: torch.cat((of_first_rank(first_halves.pop(0)).npu(), own), dim=1)
+    )
+    monkeypatch.setattr(_experts, "summed", lambda own: own)
+    case.a13 = tuple(each[:, :, half:] for each in case.a13)
+    case.b2 = case.b2[:, :, HIDDEN // 2 :]
+    layer = case.layer()
+    layer.adapters.fully_sharded, layer.adapters.tp_rank = True, 1
+    torch.testing.assert_close(case.run(layer).cpu().double(), expected, rtol=1e-5, atol=1e-5)
+    assert not first_halves
+
+
+@pytest.mark.usefixtures("device")
 def test_a_batch_without_adapters_has_the_operators_of_one() -> None:
     """The mapping is that of an earlier step then."""
     case = Case("silu", 2)
@@ -216,9 +250,9 @@ def configuration(**options: Any) -> Any:
 def in_force(monkeypatch: pytest.MonkeyPatch) -> Any:
     """vLLM's module as lora.experts leaves it; the function is the test's to change."""
     module: Any = ModuleType("vllm.lora.layers.fused_moe")
-    module.FusedMoEWithLoRA = type(
-        "FusedMoEWithLoRA", (), {"_create_lora_a_weights": _experts.by_experts(lambda *_: None)}
-    )
+    create = _experts.by_experts(lambda *_: None)
+    marks.mark(create, "lora.experts")
+    module.FusedMoEWithLoRA = type("FusedMoEWithLoRA", (), {"_create_lora_a_weights": create})
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return module.FusedMoEWithLoRA
 
@@ -248,6 +282,6 @@ def test_what_is_refused(options: dict[str, Any], reason: str, in_force: Any) ->
 
 
 def test_without_the_patch_its_remedy_is_named(in_force: Any) -> None:
-    in_force._create_lora_a_weights = configuration  # some function that is not ours
+    in_force._create_lora_a_weights = configuration  # any function without a mark
     assert _limits.why_not(configuration()).endswith("run 'ascend-patch enable lora.experts'")
     assert not _limits.why_not(configuration(target_modules=["q_proj"]))
