@@ -307,7 +307,7 @@ def make_adapter(
 ) -> None:
     """Write a LoRA adapter with random weights for every projection, and the model with that adapter merged into it.
 
-    Both under the names of the checkpoint, which every transformers writes alike: each expert has its projections there.
+    Both under the names of the checkpoint, which every transformers writes alike: each expert has its own there.
 
     Args:
         words: for the embedding and the head, too.
