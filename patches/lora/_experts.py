@@ -17,21 +17,26 @@ def hand_to_experts(self: Any) -> None:
     Raises:
         ValueError: the experts are quantized.
     """
-    experts = getattr(self.base_layer, "routed_experts", self.base_layer)  # a layer of its own from 0.24 on
+    experts_of(self.base_layer).npu_with_adapters = partial(over_experts_with_adapters, self)
+
+
+def experts_of(base_layer: Any) -> Any:
+    """vLLM's layer that has the experts' weights: from 0.24 on a part of the one that adapters are put on."""
+    experts = getattr(base_layer, "routed_experts", base_layer)
     method = experts.quant_method
-    if getattr(type(method), "forward_oot", None) is None or method.forward_oot.__module__ != computed.__module__:
+    if getattr(getattr(method, "forward_oot", None), "__module__", None) != computed.__module__:
         raise ValueError(
-            f"LoRA adapters on experts need weights that are not quantized, and these are of {type(method).__name__}: "
-            "leave the experts out with --lora-target-modules (vLLM 0.19 or newer), or --enable-lora."
+            f"LoRA adapters on experts need weights that are not quantized, and these are {type(method).__name__}'s:"
+            " leave --enable-lora out, or the experts with --lora-target-modules (vLLM 0.19 or newer)."
         )
-    experts.npu_with_adapters = partial(over_experts_with_adapters, self)
+    return experts
 
 
 def with_stand_in(original: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
     """vLLM asks the experts' kernel whether it takes adapters, and leaves them there; out of tree there is none."""
 
     def __init__(self: Any, base_layer: Any) -> None:
-        experts = getattr(base_layer, "routed_experts", base_layer)
+        experts = experts_of(base_layer)
         method = experts.quant_method
         method.moe_kernel = stand_in(experts.moe_config)
         try:

@@ -33,6 +33,9 @@ def why_not(vllm_config: VllmConfig) -> str:
         return "adapters do not follow experts that move: leave --enable-eplb out"
     if getattr(lora, "enable_moe_shared_loras", False):
         return "a matrix that all experts share has no operator here yet: leave --enable-moe-shared-loras out"
+    dtype = str(lora.lora_dtype).removeprefix("torch.")
+    if dtype not in ("None", "auto", str(model.dtype).removeprefix("torch.")):
+        return f"they are of the model's type, not {dtype}: leave --lora-dtype out"
     experts = model.get_num_experts()
     held = -(-experts // parallel.tensor_parallel_size) if parallel.enable_expert_parallel else experts
     slots = min(MATRICES // held, ROUTED // experts)

@@ -230,7 +230,8 @@ def test_experts_with_quantized_weights_are_refused() -> None:
 
 def configuration(**options: Any) -> Any:
     """Of a model of 128 experts with adapters on two devices; `options` go to the part that has them."""
-    lora: dict[str, Any] = {"max_loras": 8, "target_modules": None, "enable_moe_shared_loras": False}
+    lora: dict[str, Any] = {"max_loras": 8, "target_modules": None, "lora_dtype": torch.bfloat16}
+    lora["enable_moe_shared_loras"] = False
     parallel: dict[str, Any] = {
         "data_parallel_size": 1,
         "tensor_parallel_size": 2,
@@ -242,7 +243,7 @@ def configuration(**options: Any) -> Any:
     return SimpleNamespace(
         lora_config=SimpleNamespace(**lora),
         parallel_config=SimpleNamespace(**parallel),
-        model_config=SimpleNamespace(get_num_experts=lambda: 128),
+        model_config=SimpleNamespace(get_num_experts=lambda: 128, dtype=torch.bfloat16),
     )
 
 
@@ -269,6 +270,9 @@ def in_force(monkeypatch: pytest.MonkeyPatch) -> Any:
         ({"max_loras": 9, "target_modules": ["q_proj", "shared_experts"]}, ""),
         ({"max_loras": 9, "target_modules": ["q_proj", "experts"]}, r"lower it"),
         ({"max_loras": 9, "target_modules": ["model.layers.0.mlp.experts"]}, r"lower it"),
+        ({"lora_dtype": "auto"}, ""),
+        ({"lora_dtype": "bfloat16"}, ""),
+        ({"lora_dtype": torch.float16}, r"not float16: leave --lora-dtype out"),
         ({"data_parallel_size": 2}, r"--tensor-parallel-size .* instead of data or context parallelism"),
         ({"prefill_context_parallel_size": 2}, r"instead of data or context parallelism"),
         ({"enable_eplb": True}, r"leave --enable-eplb out"),
