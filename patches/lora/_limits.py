@@ -33,6 +33,11 @@ def why_not(vllm_config: VllmConfig) -> str:
         return "adapters do not follow experts that move: leave --enable-eplb out"
     if getattr(lora, "enable_moe_shared_loras", False):
         return "a matrix that all experts share has no operator here yet: leave --enable-moe-shared-loras out"
+    if lora.fully_sharded_loras and "shard_size" not in FusedMoEWithLoRA._slice_w13_a.__code__.co_varnames:
+        return (
+            "vLLM 0.13 shares adapters below --max-lora-rank out wrongly: leave --fully-sharded-loras out, or use vLLM"
+            " 0.14 or newer"
+        )
     dtype = str(lora.lora_dtype).removeprefix("torch.")
     if dtype not in ("None", "auto", str(model.dtype).removeprefix("torch.")):
         return f"they are of the model's type, not {dtype}: leave --lora-dtype out"

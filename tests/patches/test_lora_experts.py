@@ -231,7 +231,7 @@ def test_experts_with_quantized_weights_are_refused() -> None:
 def configuration(**options: Any) -> Any:
     """Of a model of 128 experts with adapters on two devices; `options` go to the part that has them."""
     lora: dict[str, Any] = {"max_loras": 8, "target_modules": None, "lora_dtype": torch.bfloat16}
-    lora["enable_moe_shared_loras"] = False
+    lora.update(enable_moe_shared_loras=False, fully_sharded_loras=False)
     parallel: dict[str, Any] = {
         "data_parallel_size": 1,
         "tensor_parallel_size": 2,
@@ -247,13 +247,22 @@ def configuration(**options: Any) -> Any:
     )
 
 
+def slice_of_0_13(self: Any, w13_lora_a: Any) -> None:
+    sliced_rank = None  # noqa: F841
+
+
+def slice_of_0_14(self: Any, w13_lora_a: Any) -> None:
+    shard_size = None  # noqa: F841
+
+
 @pytest.fixture
 def in_force(monkeypatch: pytest.MonkeyPatch) -> Any:
     """vLLM's module as lora.experts leaves it; the function is the test's to change."""
     module: Any = ModuleType("vllm.lora.layers.fused_moe")
     create = _experts.by_experts(lambda *_: None)
     marks.mark(create, "lora.experts")
-    module.FusedMoEWithLoRA = type("FusedMoEWithLoRA", (), {"_create_lora_a_weights": create})
+    functions = {"_create_lora_a_weights": create, "_slice_w13_a": slice_of_0_14}
+    module.FusedMoEWithLoRA = type("FusedMoEWithLoRA", (), functions)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return module.FusedMoEWithLoRA
 
@@ -283,6 +292,13 @@ def in_force(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_what_is_refused(options: dict[str, Any], reason: str, in_force: Any) -> None:
     found = _limits.why_not(configuration(**options))
     assert bool(found) == bool(reason) and re.search(reason, found), found
+
+
+def test_what_0_13_shares_out_wrongly_is_refused(in_force: Any) -> None:
+    assert not _limits.why_not(configuration(fully_sharded_loras=True))
+    in_force._slice_w13_a = slice_of_0_13
+    assert re.search(r"leave --fully-sharded-loras out", _limits.why_not(configuration(fully_sharded_loras=True)))
+    assert not _limits.why_not(configuration())
 
 
 def test_without_the_patch_its_remedy_is_named(in_force: Any) -> None:
