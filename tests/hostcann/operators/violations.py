@@ -6,6 +6,7 @@ from typing import Any
 
 from .calls import T
 from .violations_formats import INVALID_FORMATS, VALID_FORMATS
+from .violations_int8_attention import INT8_BAD
 from .violations_latent import LATENT_BAD, UPDATE, UPDATE_BAD
 from .violations_moe import INVALID_MOE, ON_LATER_SOCS, VALID_MOE
 from .violations_quantised import INVALID_QUANTISED, VALID_QUANTISED
@@ -151,6 +152,7 @@ _FIA_BAD: list[tuple[str, Arguments]] = [
     ("attentionOut", {"attentionOut": T((5, 4, 64), "bfloat16")}),
     ("attentionOut", {"attentionOut": T((5, 4, 32))}),
     ("softmaxLse", {"softmaxLseFlag": True}),
+    *INT8_BAD,
     *LATENT_BAD,
 ]
 VALID: dict[str, Arguments] = {

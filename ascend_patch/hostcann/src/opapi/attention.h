@@ -40,9 +40,16 @@ struct Strides {
   int64_t block = 0;  // from one cache block to the next; paged keys and values only
 };
 
+// What int8 keys or values stand for: (integer + offset) * scale, each [key heads * head size].
+struct Steps {
+  std::vector<float> scale;   // empty: keys and values are no integers
+  std::vector<float> offset;  // empty: 0
+};
+
 struct Attention {
   const char* name;  // of the operator, for errors
-  DataType dtype;    // float32, float16 or bfloat16: of query, key, value and output
+  DataType dtype;    // float32, float16 or bfloat16: of query, output, and key and value unless they have steps
+  Steps key_steps, value_steps;  // both or none; half types only
   const void* query;
   const void* key;
   const void* value;

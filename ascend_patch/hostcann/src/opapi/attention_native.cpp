@@ -44,7 +44,8 @@ struct Running {
   std::vector<float> totals, maximum, sum;
 };
 
-template <typename T>
+// T: of query and output; K: of key and value.
+template <typename T, typename K>
 class Worker {
  public:
   Worker(const Attention& problem, const Item& item)
@@ -66,6 +67,7 @@ class Worker {
         const T* from = static_cast<const T*>(p_.query) + s_.query_offset + row * p_.query_strides.row +
                         head * p_.query_strides.head;
         for (int64_t i = 0; i < p_.head_size; ++i) query[at + i] = static_cast<float>(from[i]);
+        if (!p_.key_steps.scale.empty()) scale_query(query.data() + at);
         if (p_.rope_size == 0) continue;
         from = static_cast<const T*>(p_.query_rope) + s_.query_rope_offset + row * p_.query_rope_strides.row +
                head * p_.query_rope_strides.head;
@@ -73,6 +75,7 @@ class Worker {
       }
     }
     Running state(rows, p_.value_size);
+    add_key_offsets(query, rows);
     Range range = visible(p_.visibility, s_, item_.begin);
     range.last = std::max(range.last, visible(p_.visibility, s_, item_.end - 1).last);
     if (item_.end - item_.begin == 1) {
@@ -84,12 +87,40 @@ class Worker {
   }
 
  private:
+  // The steps of this item's key head, from its first channel.
+  const float* of_head(const std::vector<float>& steps, int64_t size) const {
+    return steps.data() + item_.key_head * size;
+  }
+
+  // q . ((k + offset) * scale) is (q * scale) . k, and the same number (q * scale) . offset for every key.
+  void scale_query(float* query) const {
+    const float* scale = of_head(p_.key_steps.scale, p_.head_size);
+    for (int64_t i = 0; i < p_.head_size; ++i) query[i] *= scale[i];
+  }
+
+  // That number moves a row's scores together: the weights stay, and the log-sum-exp moves along.
+  void add_key_offsets(const std::vector<float>& query, int64_t rows) {
+    if (p_.key_steps.offset.empty()) return;
+    const float* offset = of_head(p_.key_steps.offset, p_.head_size);
+    shifts_.assign(rows, 0.0f);
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t i = 0; i < p_.head_size; ++i) shifts_[r] += query[r * width_ + i] * offset[i] * p_.scale;
+    }
+  }
+
+  // The weighted mean of values, from that of their integers.
+  float value_of(float mean, int64_t channel) const {
+    if (p_.value_steps.scale.empty()) return mean;
+    if (!p_.value_steps.offset.empty()) mean += of_head(p_.value_steps.offset, p_.value_size)[channel];
+    return mean * of_head(p_.value_steps.scale, p_.value_size)[channel];
+  }
+
   void run_one_row(const std::vector<float>& query, Range range, Running& state) {
     std::vector<float> scores(group_ * kRunKeys);
     for (int64_t j = range.first; j < range.last;) {
       int64_t run, value_run;
-      const T* key = keys_.row(j, run);
-      const T* value = values_.row(j, value_run);
+      const K* key = keys_.row(j, run);
+      const K* value = values_.row(j, value_run);
       run = std::min({run, kRunKeys, range.last - j});
       for (int64_t h = 0; h < group_;) {
         const int64_t left = group_ - h;
@@ -103,7 +134,7 @@ class Worker {
   }
 
   template <int Heads>
-  int heads(const std::vector<float>& query, int64_t h, const T* key, const T* value, int64_t j, int64_t run,
+  int heads(const std::vector<float>& query, int64_t h, const K* key, const K* value, int64_t j, int64_t run,
             std::vector<float>& scores, Running& state) {
     float* mine = scores.data() + h * kRunKeys;
     const float* first = query.data() + h * width_;
@@ -142,7 +173,7 @@ class Worker {
     const int64_t widest = std::min(kTileKeys, range.last - range.first);
     std::vector<float> keys(widest * width_), values(widest * p_.value_size);
     std::vector<float> scores(rows * widest), product(rows * p_.value_size);
-    auto matrix = [](std::vector<float>& data, int64_t m, int64_t n) { return at::from_blob(data.data(), {m, n}); };
+    auto matrix = [](std::vector<float>& data, int64_t m, int64_t n) { return at::from_blob(data.data(), {m, n}, at::kFloat); };
     at::Tensor q = matrix(query, rows, width_), o = matrix(product, rows, p_.value_size);
     for (int64_t j = range.first; j < range.last; j += kTileKeys) {
       const int64_t count = std::min(kTileKeys, range.last - j);
@@ -181,10 +212,12 @@ class Worker {
         const float weight = state.sum[r];
         const float inverse = weight > 0.0f ? 1.0f / weight : 0.0f;
         for (int64_t i = 0; i < p_.value_size; ++i) {
-          to[i] = static_cast<T>(state.totals[r * p_.value_size + i] * inverse);
+          const float mean = state.totals[r * p_.value_size + i] * inverse;
+          to[i] = static_cast<T>(weight > 0.0f ? value_of(mean, i) : 0.0f);
         }
         const int64_t at = s_.lse_offset + row * p_.lse_strides.row + head * p_.lse_strides.head;
-        if (p_.lse) p_.lse[at] = weight > 0.0f ? std::log(weight) + state.maximum[r] : INFINITY;
+        const float shift = shifts_.empty() ? 0.0f : shifts_[r];
+        if (p_.lse) p_.lse[at] = weight > 0.0f ? std::log(weight) + state.maximum[r] + shift : INFINITY;
         for (int copy = 0; copy < 8 && p_.max; ++copy) {
           p_.max[at * 8 + copy] = state.maximum[r];
           p_.sum[at * 8 + copy] = weight;
@@ -198,7 +231,8 @@ class Worker {
   const Item& item_;
   const int64_t group_;
   const int64_t width_;  // of a query or key row: both parts
-  const KeyRows<T> keys_, values_, ropes_;
+  const KeyRows<K> keys_, values_, ropes_;
+  std::vector<float> shifts_;  // what the keys' offsets add to each row's scores
 };
 
 void check_blocks(const Attention& p) {
@@ -215,6 +249,15 @@ void check_blocks(const Attention& p) {
                                  std::to_string(p.block_count - 1));
       }
     }
+  }
+}
+
+template <typename T>
+void run_item(const Attention& p, const Item& item) {
+  if (p.key_steps.scale.empty()) {
+    Worker<T, T>(p, item).run();
+  } else {
+    Worker<T, int8_t>(p, item).run();
   }
 }
 
@@ -238,9 +281,9 @@ void compute_attention(const Attention& p) {
   auto run_items = [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       switch (p.dtype) {
-        case kFloat: Worker<float>(p, items[i]).run(); break;
-        case kFloat16: Worker<c10::Half>(p, items[i]).run(); break;
-        default: Worker<c10::BFloat16>(p, items[i]).run(); break;
+        case kFloat: Worker<float, float>(p, items[i]).run(); break;
+        case kFloat16: run_item<c10::Half>(p, items[i]); break;
+        default: run_item<c10::BFloat16>(p, items[i]); break;
       }
     }
   };

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "opapi/attention.h"
+#include "opapi/tensors.h"
 
 namespace hostcann::opapi::fia {
 namespace {
@@ -35,15 +36,16 @@ Visibility visibility_of(const Call& c) {
     v.after = 0;
     return v;
   }
+  // preTokens and nextTokens of a single query row outside TND are documented to have no effect (V3, preTokens).
+  const bool band = layout(c) == Layout::kTnd || max_queries(c) > 1;
   if (mode == 4) {
-    // preTokens and nextTokens of a single query row outside TND are documented to have no effect (V3, preTokens).
-    if (layout(c) != Layout::kTnd && max_queries(c) == 1) return v;
+    if (!band) return v;
     v.aligned_at_end = true;
     v.before = c.integer("preTokens");
     v.after = c.integer("nextTokens");
     return v;
   }
-  if (mode == 0) {
+  if (mode == 0 && band) {
     v.before = c.integer("preTokens");
     v.after = c.integer("nextTokens");
   }
@@ -133,15 +135,29 @@ void require_triangular(const char* name, const uint8_t* mask) {
   }
 }
 
+// One number for all, or one for each channel of each head.
+std::vector<float> channels(const at::Tensor& parameter, int64_t count) {
+  if (!parameter.defined()) return {};
+  const at::Tensor all = parameter.to(at::kFloat).flatten().expand({count}).contiguous();
+  return {all.data_ptr<float>(), all.data_ptr<float>() + count};
+}
+
 aclError prepare(const Call& c, const char* name, uint64_t* workspace_size, aclOpExecutor** executor) {
   const uint8_t* compressed = nullptr;
   if (c.has("attenMask") && c.integer("sparseMode") >= 2) {
     compressed = static_cast<const uint8_t*>(first_element(*c.tensor("attenMask")));
   }
-  return c.finish(workspace_size, executor, [p = attention_of(c, name, c.real("scaleValue")), compressed] {
-    if (compressed != nullptr) require_triangular(p.name, compressed);
-    compute_attention(p);
-  });
+  const auto steps = [&c](const char* argument) { return view(c.tensor(argument)); };
+  return c.finish(workspace_size, executor,
+                  [p = attention_of(c, name, c.real("scaleValue")), compressed, ks = steps("keyAntiquantScale"),
+                   ko = steps("keyAntiquantOffset"), vs = steps("valueAntiquantScale"),
+                   vo = steps("valueAntiquantOffset")]() mutable {
+                    if (compressed != nullptr) require_triangular(p.name, compressed);
+                    const int64_t keys = p.key_heads * p.head_size, values = p.key_heads * p.value_size;
+                    p.key_steps = {channels(ks, keys), channels(ko, keys)};
+                    p.value_steps = {channels(vs, values), channels(vo, values)};
+                    compute_attention(p);
+                  });
 }
 
 }  // namespace
@@ -164,8 +180,8 @@ using namespace hostcann::opapi;
 
 #define FIA_NUMBERS                                                                                                   \
   int64_t num_heads, double scale, int64_t pre_tokens, int64_t next_tokens, char *input_layout,                       \
-      int64_t num_key_value_heads, int64_t sparse_mode, int64_t inner_precise, int64_t block_size, int64_t,           \
-      bool lse_flag, int64_t, int64_t
+      int64_t num_key_value_heads, int64_t sparse_mode, int64_t inner_precise, int64_t block_size,                    \
+      int64_t antiquant_mode, bool lse_flag, int64_t key_antiquant_mode, int64_t value_antiquant_mode
 
 #define FIA_COLLECT(call)                                                                                             \
   call.input("query", query).single("key", key).single("value", value).input("pseShift", pse_shift);                  \
@@ -183,6 +199,8 @@ using namespace hostcann::opapi;
   call.integer("nextTokens", next_tokens).text("inputLayout", input_layout);                                          \
   call.integer("numKeyValueHeads", num_key_value_heads).integer("sparseMode", sparse_mode);                           \
   call.integer("innerPrecise", inner_precise).integer("blockSize", block_size).integer("softmaxLseFlag", lse_flag);   \
+  call.integer("antiquantMode", antiquant_mode).integer("keyAntiquantMode", key_antiquant_mode);                      \
+  call.integer("valueAntiquantMode", value_antiquant_mode);                                                           \
   call.output("attentionOut", output).output("softmaxLse", lse)
 
 ACL_API aclError aclnnFusedInferAttentionScoreV3GetWorkspaceSize(FIA_TENSORS, FIA_NUMBERS, const aclTensor* output,

@@ -24,6 +24,8 @@ int64_t keys(const Call& call, int64_t index);
 int64_t key_capacity(const Call& call);  // S of key in batched layouts
 std::vector<int64_t> output_shape(const Call& call);
 std::vector<int64_t> lse_shape(const Call& call);
+bool is_quantised(const Call& call);   // keys and values are int8 and have steps
+std::vector<Rule> quantised_rules();
 
 extern const OperatorTable kTableV3;
 extern const OperatorTable kTableV5;

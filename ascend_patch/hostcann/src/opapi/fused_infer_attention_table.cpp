@@ -5,6 +5,8 @@
 // V5 page, the V5 page counts: the V3 page of November 2025 still limits TND to head sizes 128 and 192 and to sequences
 // without a block table.
 //
+// What int8 keys and values add is in fused_infer_attention_quantised.cpp.
+//
 // With rope (latent attention, decode) the strictest of three pages counts: those two, and torch_npu's page of
 // npu_fused_infer_attention_score, "MLA". Of the two head sizes that take rope, 512 is emulated.
 #include "opapi/fused_infer_attention.h"
@@ -165,6 +167,7 @@ bool value_fits(const Call& c) {
 bool value_size_fits(const Call& c) {
   const int64_t q = head_size(c), v = value_size(c);
   if (c.size("value", -1) % (value_size(c) ? value_size(c) : 1) != 0) return false;
+  if (is_quantised(c)) return q == v;
   if (q == 192 && v == 128) return is_tnd(c) && !is_paged(c);
   return q == v || (q <= 128 && v <= 128 && !is_paged(c) && layout(c) != Layout::kBnsdBsnd);
 }
@@ -219,7 +222,7 @@ bool lengths_kv_fit(const Call& c) {
 }
 
 bool block_size_fits(const Call& c) {
-  if (!is_paged(c)) return true;
+  if (!is_paged(c) || is_quantised(c)) return true;
   const int64_t size = c.integer("blockSize"), d = head_size(c);
   if (size <= 0) return false;
   if (d == 64 || d == 128) return size % 16 == 0 && size <= 1024;
@@ -267,18 +270,22 @@ constexpr const char* kLatent = "V3 constraints, queryRope and keyRope";
 
 std::vector<TensorRow> tensor_rows(bool fifth) {
   std::vector<TensorRow> rows = {{"query", kHalfFloats, 3, 4, true},
-                                 {"key", kHalfFloats, 3, 4, true},
-                                 {"value", kHalfFloats, 3, 4, true},
+                                 {"key", kHalfFloats | dtypes(kInt8), 3, 4, true},
+                                 {"value", kHalfFloats | dtypes(kInt8), 3, 4, true},
                                  {"attenMask", kMaskTypes, 2, 4, true, Presence::kOptional},
                                  {"blockTable", dtypes(kInt32), 2, 2, true, Presence::kOptional},
                                  {"queryRope", kHalfFloats, 3, 4, true, Presence::kOptional},
                                  {"keyRope", kHalfFloats, 3, 4, true, Presence::kOptional},
+                                 {"keyAntiquantScale", kHalfFloats, 1, 4, true, Presence::kOptional},
+                                 {"keyAntiquantOffset", kHalfFloats, 1, 4, true, Presence::kOptional},
+                                 {"valueAntiquantScale", kHalfFloats, 1, 4, true, Presence::kOptional},
+                                 {"valueAntiquantOffset", kHalfFloats, 1, 4, true, Presence::kOptional},
                                  {"attentionOut", kHalfFloats, 3, 4},
                                  {"softmaxLse", dtypes(kFloat), 1, 4, false, Presence::kOptional}};
   for (const char* name :
        {"pseShift", "deqScale1", "quantScale1", "deqScale2", "quantScale2", "quantOffset2", "antiquantScale",
-        "antiquantOffset", "queryPaddingSize", "kvPaddingSize", "keyAntiquantScale", "keyAntiquantOffset",
-        "valueAntiquantScale", "valueAntiquantOffset", "keySharedPrefix", "valueSharedPrefix", "keyRopeAntiquantScale"}) {
+        "antiquantOffset", "queryPaddingSize", "kvPaddingSize", "keySharedPrefix", "valueSharedPrefix",
+        "keyRopeAntiquantScale"}) {
     rows.push_back(unsupported(name));
   }
   if (fifth) {
@@ -289,7 +296,7 @@ std::vector<TensorRow> tensor_rows(bool fifth) {
 }
 
 std::vector<Rule> rules() {
-  return {
+  std::vector<Rule> all = {
       {"inputLayout", "TND, BSND, BNSD, BSH or BNSD_BSND (others are not emulated)", kCommon,
        [](const Call& c) { return layout(c) != Layout::kUnknown; }},
       {"numHeads", "1 to 256", "V3 constraints, Q_S > 1",
@@ -304,8 +311,9 @@ std::vector<Rule> rules() {
       {"query", "numHeads heads", kCommon, query_heads_match},
       {"query", "a head size that is a multiple of 16, at most 512", "V3 constraints, D axis",
        [](const Call& c) { return head_size(c) > 0 && head_size(c) % 16 == 0 && head_size(c) <= 512; }},
-      {"key", "the type of query", kCommon, [](const Call& c) { return c.same_dtype("query", "key"); }},
-      {"value", "the type of query", kCommon, [](const Call& c) { return c.same_dtype("query", "value"); }},
+      {"key", "the type of query, or int8", kCommon,
+       [](const Call& c) { return c.same_dtype("query", "key") || is_quantised(c); }},
+      {"value", "the type of key", kCommon, [](const Call& c) { return c.same_dtype("key", "value"); }},
       {"key", "a cache of 3 dimensions [blocks, block size, heads * head size] with this layout", "V3 page attention",
        cache_fits_layout},
       {"key", "the layout's shape with numKeyValueHeads heads of query's head size", kCommon, key_fits},
@@ -313,6 +321,8 @@ std::vector<Rule> rules() {
       {"value", "the head size of query, or without block table another one: both at most 128, or for TND 128 with query's 192", kCommon, value_size_fits},
       {"sparseMode", "0, 2 or 3 where key and value differ in head size", "V5 attention mask, cross constraints",
        [](const Call& c) { return head_size(c) == value_size(c) || sparse(c) == 0 || sparse(c) == 2 || sparse(c) == 3; }},
+      {"queryRope", "not given with int8 keys", "V5 rope, cross constraints",
+       [](const Call& c) { return !c.has("queryRope") || !is_quantised(c); }},
       {"queryRope", "given together with keyRope", kLatent,
        [](const Call& c) { return c.has("queryRope") == c.has("keyRope"); }},
       {"query", "a head size of 512 with rope (128 is not emulated)", kLatent,
@@ -381,6 +391,8 @@ std::vector<Rule> rules() {
        "V5 parameters, softmaxLse", [](const Call& c) {
          return !c.integer("softmaxLseFlag") || (c.has("softmaxLse") && c.tensor("softmaxLse")->shape == lse_shape(c));
        }}};
+  for (const Rule& rule : quantised_rules()) all.push_back(rule);
+  return all;
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 // Sixteen floats at a time, in plain C++: GCC and Clang vector types, which the compiler maps to whatever the machine
-// has. Values are read from and written to float, half and bfloat16 memory; all arithmetic is float.
+// has. Values are read from and written to float, half and bfloat16 memory, and read from int8; all arithmetic is float.
 #pragma once
 
 #include <cmath>
@@ -21,6 +21,7 @@ typedef float Floats __attribute__((vector_size(64)));
 typedef int32_t Ints __attribute__((vector_size(64)));
 typedef uint32_t Words __attribute__((vector_size(64)));
 typedef uint16_t Shorts __attribute__((vector_size(32)));
+typedef int8_t Bytes __attribute__((vector_size(16)));
 
 inline Floats broadcast(float value) { return Floats{} + value; }
 
@@ -44,6 +45,12 @@ inline void load(const c10::Half* from, Floats& to) {
   for (int i = 0; i < kWidth; ++i) values[i] = from[i];
   std::memcpy(&to, values, sizeof to);
 #endif
+}
+
+inline void load(const int8_t* from, Floats& to) {
+  Bytes raw;
+  std::memcpy(&raw, from, sizeof raw);
+  to = __builtin_convertvector(raw, Floats);
 }
 
 inline void store(const Floats& from, float* to) { std::memcpy(to, &from, sizeof from); }
