@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 
 _MODULES = {
     "activation": ("fast_gelu", "gelu_tanh", "swiglu"),
-    "attention": ("paged_attention", "paged_attention_supports", "varlen_attention", "varlen_attention_supports"),
+    "attention": (
+        "paged_attention",
+        "paged_attention_supports",
+        "varlen_attention",
+        "varlen_attention_and_lse",
+        "varlen_attention_supports",
+    ),
     "collectives": ("all_gather_rows", "matmul_all_reduce", "matmul_all_reduce_refuses", "reduce_scatter_rows"),
     "device": (
         "Stream",
@@ -23,6 +29,7 @@ _MODULES = {
         "total_memory",
         "vector_core_count",
     ),
+    "int8_cache": ("dequantise", "int8_attention", "int8_attention_refuses"),
     "latent": ("latent_attention", "latent_attention_refuses", "merge_attention", "unfolded_attention"),
     "kv_cache": ("compute_slot_mapping", "context_slots", "scatter_kv_cache", "slots_of"),
     "moe": (
@@ -74,6 +81,7 @@ __all__ = [
     "combine_tokens",
     "compute_slot_mapping",
     "context_slots",
+    "dequantise",
     "device_count",
     "device_name",
     "fast_gelu",
@@ -85,6 +93,8 @@ __all__ = [
     "gelu_tanh",
     "gemma_rms_norm",
     "grouped_matmul",
+    "int8_attention",
+    "int8_attention_refuses",
     "int8_grouped_matmul",
     "int8_grouped_matmul_refuses",
     "int8_matmul",
@@ -125,6 +135,7 @@ __all__ = [
     "total_memory",
     "unfolded_attention",
     "varlen_attention",
+    "varlen_attention_and_lse",
     "varlen_attention_supports",
     "vector_core_count",
     "virtual_memory_refuses",
@@ -139,6 +150,7 @@ if TYPE_CHECKING:
         paged_attention,
         paged_attention_supports,
         varlen_attention,
+        varlen_attention_and_lse,
         varlen_attention_supports,
     )
     from ascend_patch.npu.collectives import (
@@ -157,6 +169,7 @@ if TYPE_CHECKING:
         total_memory,
         vector_core_count,
     )
+    from ascend_patch.npu.int8_cache import dequantise, int8_attention, int8_attention_refuses
     from ascend_patch.npu.kv_cache import compute_slot_mapping, context_slots, scatter_kv_cache, slots_of
     from ascend_patch.npu.latent import (
         latent_attention,

@@ -139,8 +139,40 @@ def varlen_attention(
 
     Source: CANN ops-transformer, aclnnFlashAttentionVarLenScore.
     """
+    output: torch.Tensor = _varlen(query, key, value, query_ends, kv_ends, num_heads, scale, causal, window)[0]
+    return output
+
+
+def varlen_attention_and_lse(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    query_ends: list[int],
+    kv_ends: list[int],
+    num_heads: int,
+    scale: float,
+    causal: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`varlen_attention`; and the log-sum-exp of its scores, ``[tokens, num_heads, 1]`` float32."""
+    output, top, total = _varlen(query, key, value, query_ends, kv_ends, num_heads, scale, causal, None)[:3]
+    # The operator gives each row's numbers eight times.
+    return output, total[..., :1].log().add_(top[..., :1])
+
+
+def _varlen(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    query_ends: list[int],
+    kv_ends: list[int],
+    num_heads: int,
+    scale: float,
+    causal: bool,
+    window: int | None,
+) -> tuple[torch.Tensor, ...]:
     mask, mode, before, after = _sparsity(query.device, causal, window)
-    output: torch.Tensor = operators.npu_fusion_attention(
+    results: tuple[torch.Tensor, ...] = operators.npu_fusion_attention(
         query,
         key,
         value,
@@ -153,5 +185,5 @@ def varlen_attention(
         actual_seq_qlen=query_ends,
         actual_seq_kvlen=kv_ends,
         sparse_mode=mode,
-    )[0]
-    return output
+    )
+    return results

@@ -8,7 +8,7 @@ layout "BnBsH" of CANN's fused inference attention.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -79,6 +79,8 @@ class AscendAttentionMetadata:
         gather_slots: ``[sum(kv_lens)]`` int64, the cache slot of every token of every
             context, for operators that cannot follow a block table; filled on first use.
         kv_ends: cumulative `kv_lens`; goes with `gather_slots`.
+        num_decodes: requests at the front with one new token each; counted only where the cache is int8.
+        kept: what layers computed from this batch and the next ones use again.
     """
 
     num_actual_tokens: int
@@ -90,6 +92,8 @@ class AscendAttentionMetadata:
     causal: bool
     gather_slots: torch.Tensor | None = None
     kv_ends: list[int] | None = None
+    num_decodes: int = 0
+    kept: dict[Any, Any] = field(default_factory=dict)
 
     def gathered(self) -> tuple[torch.Tensor, list[int]]:
         """`gather_slots` and `kv_ends`, computed once per batch from the block table."""
@@ -105,6 +109,8 @@ def host_lengths(common: CommonAttentionMetadata) -> torch.Tensor | None:
 
 
 class AscendMetadataBuilder(AttentionMetadataBuilder[AscendAttentionMetadata]):
+    """What a batch is to all layers of one KV cache group."""
+
     def __init__(
         self, kv_cache_spec: AttentionSpec, layer_names: list[str], vllm_config: VllmConfig, device: torch.device
     ) -> None:
@@ -112,6 +118,10 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendAttentionMetadata]):
         speculative = vllm_config.speculative_config is not None
         # With async scheduling the host does not know how many drafts were accepted.
         self._host_lengths_are_exact = not (speculative and vllm_config.scheduler_config.async_scheduling)
+        self._is_int8 = kv_cache_spec.dtype == torch.int8
+        if self._is_int8:
+            # vLLM sorts the batch: requests with more new tokens than this come last.
+            self.reorder_batch_threshold = 1
 
     def build(
         self, common_prefix_len: int, common_attn_metadata: CommonAttentionMetadata, fast_build: bool = False
@@ -134,14 +144,19 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendAttentionMetadata]):
     def _build(self, common: CommonAttentionMetadata, host_lens: torch.Tensor | None) -> AscendAttentionMetadata:
         if host_lens is None:
             host_lens = common.seq_lens.cpu()
+        ends = common.query_start_loc_cpu[1 : common.num_reqs + 1]
+        decodes = 0
+        if self._is_int8:
+            decodes = int((ends == torch.arange(1, common.num_reqs + 1)).int().cumprod(0).sum())
         return AscendAttentionMetadata(
             num_actual_tokens=common.num_actual_tokens,
-            query_ends=common.query_start_loc_cpu[1 : common.num_reqs + 1].tolist(),
+            query_ends=ends.tolist(),
             kv_lens=host_lens[: common.num_reqs].tolist(),
             block_table=common.block_table_tensor[: common.num_reqs],
             slot_mapping=common.slot_mapping,
             block_size=self.kv_cache_spec.block_size,
             causal=bool(common.causal),
+            num_decodes=decodes,
         )
 
 
@@ -235,18 +250,24 @@ class AscendAttentionImpl(AttentionImpl[AscendAttentionMetadata]):
             output: ``[num_tokens, num_heads, head_size]`` (or the same flattened); filled and returned.
         """
         if attn_metadata is None:  # profiling run: no cache yet
-            return output.zero_()
+            return self._rehearse(output)
         if kv_cache is not self._cache:
             self._bind(kv_cache)
         tokens = attn_metadata.num_actual_tokens
         if tokens != query.shape[0]:
             query, key, value = query[:tokens], key[:tokens], value[:tokens]
         if not self.shares_kv:
-            npu.scatter_kv_cache(key, value, self._keys, self._values, attn_metadata.slot_mapping[:tokens])
+            self._write(key, value, attn_metadata.slot_mapping[:tokens])
         # A query without rotary embedding is a slice of the joint projection; the operators want it on its own.
         attended = self._attend(query.contiguous(), attn_metadata)
         output[:tokens].copy_(attended.view(output[:tokens].shape))
         return output
+
+    def _rehearse(self, output: torch.Tensor) -> torch.Tensor:
+        return output.zero_()
+
+    def _write(self, key: torch.Tensor, value: torch.Tensor, slots: torch.Tensor) -> None:
+        npu.scatter_kv_cache(key, value, self._keys, self._values, slots)
 
     def _bind(self, kv_cache: torch.Tensor) -> None:
         keys, values = kv_cache[:, 0], kv_cache[:, 1]

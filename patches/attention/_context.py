@@ -1,4 +1,4 @@
-"""What prompts have in the cache already, cut into chunks whose keys and values fit into memory."""
+"""What prompts see in the cache, cut into chunks whose keys and values fit into memory."""
 
 from __future__ import annotations
 
@@ -61,7 +61,38 @@ def plan(
         block_size: tokens per cache block.
         rows: most context tokens of a chunk.
     """
-    chunks = pieces(contexts, rows)
+    return _with_slots(pieces(contexts, rows), query_ends, block_table, block_size)
+
+
+def plan_windows(
+    kv_lens: list[int], query_ends: list[int], block_table: torch.Tensor, block_size: int, window: int, rows: int
+) -> list[ContextChunk]:
+    """What new tokens see through a sliding window, themselves included: whole requests, about `rows` tokens a chunk.
+
+    Args:
+        kv_lens: length of each request with its new tokens.
+        query_ends: cumulative query lengths, one per request.
+        block_table: ``[num_requests, max_blocks]`` int32.
+        block_size: tokens per cache block.
+        window: tokens that a token sees, itself included.
+        rows: most tokens of a chunk with several requests.
+    """
+    chunks: list[list[tuple[int, int, int]]] = []
+    free = 0
+    for request, (length, end) in enumerate(zip(kv_lens, query_ends, strict=True)):
+        new = end - (query_ends[request - 1] if request else 0)
+        count = min(length, new + window - 1)
+        if not chunks or count > free:
+            chunks.append([])
+            free = rows
+        chunks[-1].append((request, length - count, count))
+        free -= count
+    return _with_slots(chunks, query_ends, block_table, block_size)
+
+
+def _with_slots(
+    chunks: list[list[tuple[int, int, int]]], query_ends: list[int], block_table: torch.Tensor, block_size: int
+) -> list[ContextChunk]:
     if not chunks:
         return []
     parts = [part for chunk in chunks for part in chunk]

@@ -6,12 +6,16 @@ tensor a type, one for all tensors of a linear layer.
 
 from __future__ import annotations
 
+import re
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from vllm.model_executor.layers.quantization.base_config import QuantizationConfig
 
 from ascend_patch.patches.quantization.modelslim import DESCRIPTION, NAME
+
+_CACHE_STEPS = re.compile(r"\.[kv]_proj\.kv_cache_scale$")
 
 
 class ModelSlimConfig(QuantizationConfig):
@@ -20,6 +24,9 @@ class ModelSlimConfig(QuantizationConfig):
     def __init__(self, types: dict[str, Any]) -> None:
         super().__init__()
         self.types = types
+        # Layers that make queries, keys and values, by the path of the attention that they belong to; made in use, as a
+        # configuration travels between processes and these do not.
+        self._projections: WeakValueDictionary[str, torch.nn.Module] | None = None
 
     def get_name(self) -> Any:
         return NAME
@@ -54,15 +61,46 @@ class ModelSlimConfig(QuantizationConfig):
 
         from ascend_patch.patches.quantization._modelslim_linear import METHODS
 
+        if hasattr(layer, "kv_cache_torch_dtype"):
+            return self._method_of_cache(prefix)
         if not isinstance(layer, LinearBase):
             return self._method_of_experts(layer, prefix)
         kind = self.type_of(prefix)
-        if kind == "FLOAT":
-            return UnquantizedLinearMethod()
-        if kind not in METHODS:
+        if kind != "FLOAT" and kind not in METHODS:
             known = ", ".join(("FLOAT", *METHODS))
             raise ValueError(f"{prefix} is {kind} in {DESCRIPTION}, which does not run here: quantize it as {known}")
-        return METHODS[kind](prefix)
+        method: Any = UnquantizedLinearMethod() if kind == "FLOAT" else METHODS[kind](prefix)
+        path, _, name = prefix.rpartition(".")
+        if name == "qkv_proj" and self._keeps_int8(path):
+            from ascend_patch.patches.quantization._modelslim_cache import beside_weights
+
+            if self._projections is None:
+                self._projections = WeakValueDictionary()
+            self._projections[path] = layer
+            method.create_weights = beside_weights(method.create_weights, prefix)
+        return method
+
+    @property
+    def int8_cache(self) -> bool:
+        """Whether the model's keys and values are to be kept as int8."""
+        return any(_CACHE_STEPS.search(name) for name in self.types)
+
+    def _keeps_int8(self, path: str) -> bool:
+        return any(f"{path}.{which}_proj.kv_cache_scale" in self.types for which in "kv")
+
+    def _method_of_cache(self, prefix: str) -> Any:
+        if not self.int8_cache:
+            return None
+        path = prefix.rpartition(".")[0]
+        if not self._keeps_int8(path):
+            raise ValueError(
+                f"{DESCRIPTION} has int8 caches (C8) in other layers than {prefix}; all layers' blocks are of one size"
+                " here: quantize the cache of every layer, or of none"
+            )
+        from ascend_patch.patches.quantization._modelslim_cache import ModelSlimInt8CacheMethod
+
+        found = self._projections.get(path) if self._projections is not None else None
+        return ModelSlimInt8CacheMethod(self, prefix, found)
 
     def _method_of_experts(self, layer: Any, prefix: str) -> Any:
         kinds = {str(kind) for name, kind in self.types.items() if name.startswith(f"{prefix}.")}
