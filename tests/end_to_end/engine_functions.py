@@ -32,6 +32,7 @@ def load(name: str, model: str, **options: Any) -> dict[str, Any]:
     return {
         "device": config.device_config.device_type,
         "block_size": config.cache_config.block_size,
+        "num_blocks": config.cache_config.num_gpu_blocks,
         "dtype": str(config.model_config.dtype).removeprefix("torch."),
         "async_scheduling": bool(config.scheduler_config.async_scheduling),
         "max_num_batched_tokens": config.scheduler_config.max_num_batched_tokens,
@@ -148,6 +149,13 @@ def make_quantised(source: str, folder: str, scheme: str) -> None:
     from tests.models import families, quantised
 
     quantised.write(source, folder, scheme, families.prompts())
+
+
+def make_int8_cache(source: str, folder: str, kind: str) -> None:
+    """Write a family's model whose keys and values are kept as int8; see `tests.models.int8_caches`."""
+    from tests.models import families, int8_caches
+
+    int8_caches.write(source, folder, kind, families.prompts())
 
 
 def make_packed(source: str, folder: str, scheme: str) -> None:

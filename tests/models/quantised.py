@@ -19,6 +19,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from tests.models import int8_caches
+
 SCHEMES = {
     "channel-dynamic": ("channel", "dynamic"),
     "tensor-dynamic": ("tensor", "dynamic"),
@@ -237,6 +239,7 @@ def load(folder: str, dtype: str, **options: Any) -> Any:
         del config.quantization_config
     model = AutoModelForCausalLM.from_config(config, **options).to(getattr(torch, dtype))
     tensors = load_file(Path(folder, "model.safetensors"))
+    cache = int8_caches.take(tensors)
     for name, _ in list(linears(model)):
         if f"{name}.weight_packed" in tensors:
             parts = {part: tensors.pop(f"{name}.{part}", None) for part in PACKED}
@@ -247,7 +250,7 @@ def load(folder: str, dtype: str, **options: Any) -> Any:
         model.set_submodule(name, _exact_experts(tensors, name, len(experts.down_proj)))
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     assert not unexpected and not missing, (missing, unexpected)
-    return model
+    return int8_caches.keep(model, cache)
 
 
 def _restored(parts: dict[str, Any]) -> Any:

@@ -212,3 +212,33 @@ def test_sizes_that_have_a_place_in_tiles() -> None:
     assert [npu.nz_has_a_place_for(weight) for weight in ints] == [False, False, True, True, True, True]
     assert [npu.fills_nz_tiles(weight) for weight in ints] == [False, False, False, True, False, True]
     assert npu.fills_nz_tiles(torch.empty(16, 16, dtype=torch.float16))
+
+
+def test_attention_over_two_parts_of_the_keys_is_attention_over_all() -> None:
+    """The log-sum-exp is what joins them; the last token of each sequence sees all keys."""
+    query, key, value = random(2, 4, 64, seed=1), random(9, 2, 64, seed=2), random(9, 2, 64, seed=3)
+    given = {"num_heads": 4, "scale": 0.2, "causal": False}
+
+    def part(*rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        parts = [torch.cat([rows_of[row] for row in rows]).npu() for rows_of in (key, value)]
+        ends = list(accumulate(row.stop - row.start for row in rows))
+        return npu.varlen_attention_and_lse(query.npu(), *parts, query_ends=[1, 2], kv_ends=ends, **given)
+
+    (first, first_lse), (second, second_lse) = part(slice(0, 3), slice(5, 6)), part(slice(3, 5), slice(6, 9))
+    output, lse = npu.merge_attention(first, first_lse, second, second_lse)
+    whole, whole_lse = part(slice(0, 5), slice(5, 9))
+    torch.testing.assert_close(output.cpu(), whole.cpu())
+    torch.testing.assert_close(lse.cpu(), whole_lse.cpu())
+    scores = torch.einsum("hd,khd->hk", query[0].double(), key[:5].double().repeat_interleave(2, 1)) * 0.2
+    torch.testing.assert_close(whole_lse[0].cpu().double().squeeze(1), scores.logsumexp(1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_integers_come_back_with_one_rounding(dtype: torch.dtype) -> None:
+    integers = torch.arange(-128, 128, dtype=torch.int8).view(2, 128)
+    scale, offset = random(1, 128, dtype=dtype, seed=4).abs(), torch.full((1, 128), 127.0).to(dtype)
+    for given in (None, offset, -offset):
+        shift = 0 if given is None else given.double()
+        expected = ((integers.double() + shift) * scale.double()).to(dtype)
+        result = npu.dequantise(integers.npu(), scale.npu(), None if given is None else given.npu())
+        assert torch.equal(result.cpu(), expected)
