@@ -6,6 +6,8 @@ Imports of torch and vLLM stay inside the functions: this module loads before th
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 ENGINES: dict[str, Any] = {}
@@ -26,6 +28,9 @@ def load(name: str, model: str, **options: Any) -> dict[str, Any]:
         "gpu_memory_utilization": 0.05,
         **options,
     }
+    # vLLM collects garbage some ten times while an engine starts, which takes most of the time of a small one if all
+    # modules are looked through. What is there already is none; `unload` looks at it again.
+    gc.freeze()
     llm = LLM(model, **settings)
     ENGINES[name] = llm
     config = llm.llm_engine.vllm_config
@@ -52,7 +57,8 @@ def unload(name: str) -> None:
         SILENCED.append(llm)
         ensure_kv_transfer_shutdown()
         return
-    llm.llm_engine.engine_core.shutdown()
+    with one_collection():
+        llm.llm_engine.engine_core.shutdown()
     close_sockets()
     if getattr(llm.llm_engine, "dp_group", None) is not None:
         # vLLM does this when the interpreter ends, where what it needs for it is gone already.
@@ -66,20 +72,33 @@ def unload(name: str) -> None:
     from vllm.distributed import cleanup_dist_env_and_memory
     from vllm.utils.func_utils import supports_kw
 
-    cleanup_dist_env_and_memory()
     if hasattr(supports_kw, "cache_clear"):
         supports_kw.cache_clear()  # up to 0.18 it holds a bound method of the model
-    gc.collect()
+    gc.unfreeze()
+    cleanup_dist_env_and_memory()
+
+
+@contextmanager
+def one_collection() -> Iterator[None]:
+    """Leave garbage for later: an engine that ends collects it six times, and `unload` does at its end."""
+    collect, gc.collect = gc.collect, lambda generation=2: 0
+    try:
+        yield
+    finally:
+        gc.collect = collect
 
 
 def close_sockets() -> None:
     """Close what an engine that has ended left open.
 
     vLLM 0.23 leaves the sockets of its message queues, and their context, to the collector of garbage. That may take
-    the context first, whose end then waits for sockets that the same thread was about to close.
+    the context first, whose end then waits for sockets that the same thread was about to close. Newer ones close them.
     """
     import zmq
+    from vllm.distributed.device_communicators import shm_broadcast
 
+    if hasattr(shm_broadcast, "_close_zmq"):
+        return
     gc.unfreeze()
     for thing in gc.get_objects():
         if issubclass(type(thing), zmq.Socket) and not thing.closed:

@@ -54,7 +54,9 @@ def spoil_weights(name: str) -> None:
         for layer in worker.model_runner.model.modules():
             for value in (*layer._parameters.values(), *vars(layer).values()):
                 if torch.is_tensor(value):
-                    value.data.fill_(float("nan") if value.is_floating_point() else 77)
+                    nonsense = float("nan") if value.is_floating_point() else 77
+                    # Tiles take whole copies alone.
+                    value.data.copy_(torch.full(value.shape, nonsense, dtype=value.dtype))
 
     ENGINES[name].collective_rpc(run)
 
