@@ -1,9 +1,9 @@
 """Bandwidth of hostcann's collectives (torch-npu's hccl back end) against gloo: same machine, same run, same data.
 
-    python benchmarks/collectives.py [--ranks 2 4] [--seconds 0.5]
+    python benchmarks/collectives.py [--ranks 2 4] [--seconds 0.5] [--dry-run]
 
-Prints one table per number of ranks: GB/s of payload (bytes of the tensor over the time of a call) and the ratio. The
-two take turns, so that a busy machine slows down both; the best of the rounds counts.
+GB/s of payload (bytes of the tensor over the time of a call) and the ratio, into README.md and README.zh.md. The two
+take turns, so that a busy machine slows down both; the best of the rounds counts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+import readme
 
 os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
 
@@ -118,17 +122,18 @@ def group(ranks: int, seconds: float) -> list[dict[str, Any]]:
     return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
 
 
-def table(ranks: int, rows: list[dict[str, Any]]) -> str:
+def table(groups: dict[int, list[dict[str, Any]]]) -> str:
+    """The Markdown table; `groups` holds the measurements for each number of ranks."""
     lines = [
-        f"| {ranks} ranks | bytes | hostcann µs | gloo µs | hostcann GB/s | gloo GB/s | ratio |",
-        "|---|---|---|---|---|---|---|",
+        "| collective | tensor | " + " | ".join(f"{ranks} ranks, GB/s | of gloo's" for ranks in groups) + " |",
+        "|---|---|" + "--:|--:|" * len(groups),
     ]
-    for row in rows:
-        ours, gloo = (row["size"] / row[key] / 1e9 for key in ("ours", "gloo"))
-        lines.append(
-            f"| {row['name']} | {row['size'] >> 10} KiB | {row['ours'] * 1e6:.0f} | {row['gloo'] * 1e6:.0f} "
-            f"| {ours:.3f} | {gloo:.3f} | {ours / gloo:.2f} |"
-        )
+    for rows in zip(*groups.values(), strict=True):
+        cells = []
+        for row in rows:
+            ours, gloo = (row["size"] / row[key] / 1e9 for key in ("ours", "gloo"))
+            cells.append(f"{ours:.3f} | {ours / gloo:.2f} x")
+        lines.append(f"| {rows[0]['name']} | {rows[0]['size'] >> 10} KiB | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -136,14 +141,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--seconds", type=float, default=0.3, help="length of one measurement")
+    parser.add_argument("--dry-run", action="store_true", help="print the table, leave the files alone")
     parser.add_argument("--rank", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.rank is not None:
         rank_main(arguments.rank, arguments.ranks[0], arguments.port, arguments.seconds)
         return
-    for ranks in arguments.ranks:
-        print(table(ranks, group(ranks, arguments.seconds)) + "\n", flush=True)
+    text = (
+        f"Collectives of hostcann, which are no NPU's, measured by `python benchmarks/collectives.py` on"
+        f" {len(os.sched_getaffinity(0))} cores.\n\n"
+        + table({ranks: group(ranks, arguments.seconds) for ranks in arguments.ranks})
+        + "\n"
+    )
+    print(text)
+    if not arguments.dry_run:
+        readme.put("collectives", text)
 
 
 if __name__ == "__main__":

@@ -36,9 +36,10 @@ def main() -> None:
     arguments = parser.parse_args()
     first = startup.table()
     print(first + "\n", flush=True)
-    # In a process of its own, because it imports torch without torch-npu.
-    counting = [sys.executable, str(Path(__file__).with_name("kernel_table.py")), *["--dry-run"] * arguments.dry_run]
-    subprocess.run(counting, check=True)
+    # Each in a process of its own: one imports torch without torch-npu, the others start ranks and engines.
+    for name in ("kernel_table", "operators", "collectives"):
+        command = [sys.executable, str(Path(__file__).with_name(f"{name}.py")), *["--dry-run"] * arguments.dry_run]
+        subprocess.run(command, check=True)
     second = throughput.table(throughput.measure(arguments.reference_venv, arguments.rounds))
     text = f"{machine()}\n\n{first}\n\n{second}\n"
     print("\n" + text)
