@@ -274,7 +274,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, 
         for name, case in chosen.items()
     ]
     done = subprocess.run([sys.executable, "-m", "tests.end_to_end.drift_main"], cwd=CHECKOUT, timeout=400,
-                          env=overlay_environment(TORCH_DEVICE_BACKEND_AUTOLOAD="0", ASCEND_PATCH_RUN=""),
+                          env=overlay_environment(TORCH_DEVICE_BACKEND_AUTOLOAD="0"),
                           input=json.dumps(requests), capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = {}
