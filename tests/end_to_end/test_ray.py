@@ -35,6 +35,7 @@ def case(executor: str, layout: dict[str, Any], name: str) -> Any:
     ("executor", "layout"),
     [
         case("compiled graph", TENSOR, "TP2"),
+        case("compiled graph", PIPELINE, "PP2"),
         case("message queues", TENSOR, "TP2"),
         case("message queues", PIPELINE, "PP2"),
     ],
