@@ -154,9 +154,7 @@ def main() -> None:
         + table({ranks: group(ranks, arguments.seconds) for ranks in arguments.ranks})
         + "\n"
     )
-    print(text)
-    if not arguments.dry_run:
-        readme.put("collectives", text)
+    readme.publish("collectives", text, dry_run=arguments.dry_run)
 
 
 if __name__ == "__main__":

@@ -157,10 +157,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--dry-run", action="store_true", help="print the table, leave the files alone")
     dry_run: bool = parser.parse_args().dry_run
-    text = table() + "\n"
-    print(text)
-    if not dry_run:
-        readme.put("kernels", text)
+    readme.publish("kernels", table() + "\n", dry_run=dry_run)
 
 
 if __name__ == "__main__":

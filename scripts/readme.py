@@ -27,6 +27,13 @@ def put(name: str, text: str) -> None:
             print(f"{file}: updated")
 
 
+def publish(name: str, text: str, *, dry_run: bool) -> None:
+    """Print a benchmark's text and, unless it is a dry run, put it between the markers `name`."""
+    print(text)
+    if not dry_run:
+        put(name, text)
+
+
 def command_line() -> str:
     """What the commands print, as a reader would see it on hostcann in an environment of this checkout."""
     environment = {**os.environ, "VLLM_ASCEND_AUTOPATCH": "1", "ASCEND_PATCH_DEVICE": "host", "COLUMNS": "160"}

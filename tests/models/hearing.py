@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tests.models.families import LONGEST, SEED, VOCABULARY, draw
@@ -68,24 +69,38 @@ def read(folder: str, prompt: dict[str, Any]) -> dict[str, Any]:
     return {"input_features": heard["input_features"], "decoder_input_ids": ids}
 
 
-def processor(folder: str) -> Any:
-    """The processor of the model in `folder`, with a tokenizer of plain words."""
+def plain_words_processor(kind: Any, tokenizer: str, folder: str) -> Any:
+    """The processor of class `kind` for the model in `folder`, with a tokenizer of plain words.
+
+    Args:
+        tokenizer: the class that transformers before 5 asks for.
+    """
     import transformers
 
-    words = "WhisperTokenizerFast" if transformers.__version__ < "5" else "PreTrainedTokenizerFast"
-    return transformers.WhisperProcessor(
+    words = tokenizer if transformers.__version__ < "5" else "PreTrainedTokenizerFast"
+    return kind(
         feature_extractor=transformers.WhisperFeatureExtractor.from_pretrained(folder),
         tokenizer=getattr(transformers, words).from_pretrained(folder),
     )
 
 
-def read_with_plain_words() -> None:
-    """Let vLLM get processors whose tokenizer knows plain words, not Whisper's pairs of bytes."""
+def processor(folder: str) -> Any:
+    """`plain_words_processor` of Whisper."""
     import transformers
 
-    transformers.WhisperProcessor.from_pretrained = classmethod(  # type: ignore[method-assign]
-        lambda cls, folder, *args, **options: processor(folder)
-    )
+    return plain_words_processor(transformers.WhisperProcessor, "WhisperTokenizerFast", folder)
+
+
+def read_with(kind: Any, read: Callable[[str], Any]) -> None:
+    """Let vLLM get processors of class `kind` whose tokenizer knows plain words, not pairs of bytes."""
+    kind.from_pretrained = classmethod(lambda cls, folder, *args, **options: read(folder))
+
+
+def read_with_plain_words() -> None:
+    """`read_with` for Whisper."""
+    import transformers
+
+    read_with(transformers.WhisperProcessor, processor)
 
 
 def write(folder: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.models.hearing import RATE, sound
+from tests.models.hearing import RATE, plain_words_processor, read_with, sound
 
 LAYERS = 2
 MARK = "<|audio_bos|><|AUDIO|><|audio_eos|>"
@@ -25,23 +25,17 @@ def read(folder: str, prompt: dict[str, Any]) -> dict[str, Any]:
 
 
 def processor(folder: str) -> Any:
-    """The processor of the model in `folder`."""
+    """The processor of the model in `folder`, with a tokenizer of plain words."""
     import transformers
 
-    words = "Qwen2TokenizerFast" if transformers.__version__ < "5" else "PreTrainedTokenizerFast"
-    return transformers.Qwen2AudioProcessor(
-        feature_extractor=transformers.WhisperFeatureExtractor.from_pretrained(folder),
-        tokenizer=getattr(transformers, words).from_pretrained(folder),
-    )
+    return plain_words_processor(transformers.Qwen2AudioProcessor, "Qwen2TokenizerFast", folder)
 
 
 def read_with_plain_words() -> None:
-    """Let vLLM get processors with a tokenizer of plain words."""
+    """Let vLLM get processors with such a tokenizer."""
     import transformers
 
-    transformers.Qwen2AudioProcessor.from_pretrained = classmethod(  # type: ignore[method-assign]
-        lambda cls, folder, *args, **options: processor(folder)
-    )
+    read_with(transformers.Qwen2AudioProcessor, processor)
 
 
 def write(folder: str) -> None:
