@@ -12,9 +12,9 @@ def main() -> None:
     # Answers go to the pipe alone: whatever libraries print is sent to the log.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    from tests.end_to_end import engine_functions, layer_functions, media_functions, memory_functions
+    from tests.end_to_end import adapter_functions, engine_functions, layer_functions, media_functions, memory_functions
 
-    rooms = (engine_functions, media_functions, layer_functions, memory_functions)
+    rooms = (engine_functions, adapter_functions, media_functions, layer_functions, memory_functions)
     functions = {name: function for room in rooms for name, function in vars(room).items()}
     for line in sys.stdin:
         request = json.loads(line)
