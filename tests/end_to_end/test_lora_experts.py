@@ -60,8 +60,9 @@ def process(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Worker]:
     assert process.complaints() == []
 
 
-def test_each_request_has_its_own_experts(worker: Worker, qwen: Adapters) -> None:
-    assert answers(worker, qwen.model, qwen.chosen, **OPTIONS) == qwen.expected
+def test_each_request_has_its_own_experts(process: Worker, qwen: Adapters) -> None:
+    # Not beside engines of dense models, whose process groups lack the one of experts.
+    assert answers(process, qwen.model, qwen.chosen, **OPTIONS) == qwen.expected
 
 
 @pytest.mark.slow
