@@ -26,10 +26,12 @@ class Value:
 
     _fields: ClassVar[tuple[str, ...]] = ()
     _defaults: ClassVar[Mapping[str, Any]] = {}
+    _names: ClassVar[frozenset[str]] = frozenset()
 
     def __init_subclass__(cls) -> None:
         own = [name for name, kind in cls.__annotations__.items() if not kind.startswith("ClassVar")]
         cls._fields = (*cls._fields, *(name for name in own if name not in cls._fields))
+        cls._names = frozenset(cls._fields)
         cls._defaults = {**cls._defaults, **{name: vars(cls)[name] for name in own if name in vars(cls)}}
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -37,8 +39,8 @@ class Value:
         if len(arguments) > len(fields) or not given.keys().isdisjoint(named):
             raise TypeError(f"{type(self).__qualname__}: too many values: {arguments!r}, {named!r}")
         values = {**self._defaults, **given, **named}
-        if len(values) != len(fields) or not all(name in values for name in fields):
-            wrong = sorted(set(fields) ^ values.keys())
+        if values.keys() != self._names:
+            wrong = sorted(self._names ^ values.keys())
             raise TypeError(f"{type(self).__qualname__}: missing or unknown: {', '.join(wrong)}")
         vars(self).update(values)
         self.__post_init__()

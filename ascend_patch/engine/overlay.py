@@ -121,8 +121,8 @@ class Overlay:
             self._journal.executed_again(module)
         patches = self._in_order(name)
         for progress in patches:
-            # Only modules imported while this one executed can have bound its names already.
-            self._apply(progress, module, lambda: aliases.imported_since(module, self.package.name))
+            # Only this module, and those imported while it executed, can have bound its names already.
+            self._apply(progress, module, lambda: [module, *aliases.imported_since(module, self.package.name)])
         self.on_change(*(progress.decision.patch.id for progress in patches))
 
     def _in_order(self, module: str) -> list[Progress]:

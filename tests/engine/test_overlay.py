@@ -120,6 +120,17 @@ def test_a_name_bound_while_the_target_executes_follows(toy: Toy) -> None:
     assert overlay.status()[0].early_importers == ("toy.consumer:greet",)
 
 
+def test_a_second_name_in_the_module_itself_follows(toy: Toy) -> None:
+    toy.edit("toy/core.py", 'REGISTRY = {"known"', 'salute = greet\nREGISTRY = {"known"')
+    overlay = toy.overlay(GREET)
+    overlay.install()
+    core = toy.module("toy.core")
+    assert core.salute("x") == "patched x!"
+    assert overlay.status()[0].stale_aliases == ()
+    overlay.undo()
+    assert core.salute("x") == core.greet("x") == "hello x!"
+
+
 def test_aliases_outside_the_package_are_named_and_left_alone(toy: Toy) -> None:
     toy.write("toypatches.py", "from toy.core import greet")
     outside = toy.module("toypatches")
