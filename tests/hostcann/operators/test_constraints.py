@@ -141,6 +141,7 @@ torch.npu.set_device(0)
 from ascend_patch.hostcann import _loader
 from operators.calls import BUFFER_BYTES, Opapi, T
 from operators.violations import ON_LATER_SOCS, VALID
+from operators.violations_moe import INT4_GMM
 opapi = Opapi(_loader.handle("opapi"), _loader.handle("ascendcl"), torch.empty(BUFFER_BYTES, dtype=torch.uint8).npu())
 results = {name: opapi.check(name, {**call, **ON_LATER_SOCS.get(name, {})}) for name, call in VALID.items()}
 results["bfloat16"] = opapi.check("aclnnSilu", {"self": T((4,), "bfloat16"), "out": T((4,), "bfloat16")})
@@ -153,6 +154,7 @@ results["unaligned"] = opapi.check("aclnnSwiGlu", {"x": T((4, 34)), "dim": -1, "
 results["empty"] = opapi.check("aclnnSwiGlu", {"x": T((0, 64)), "dim": -1, "out": T((0, 32))})
 results["nz"] = opapi.check("aclnnScatterPaKvCache", {**VALID["aclnnScatterPaKvCache"], "cacheMode": "PA_NZ",
                                                       "keyCache": T((4, 4, 16, 16)), "valueCache": T((4, 4, 16, 16))})
+results["scales of groups"] = opapi.check("aclnnGroupedMatmulV5", {**VALID["aclnnGroupedMatmulV5"], **INT4_GMM})
 print(json.dumps(results))
 """
 
@@ -194,3 +196,5 @@ def test_950(tables: dict[str, Any]) -> None:
     for name, table in tables.items():
         assert (results[name][0] == 0) == ("950" in table["families"].split(", ")), name
     assert results["nz"][0] == INVALID_PARAM and 'cacheMode is "PA_NZ"; allowed: "Norm"' in results["nz"][1]
+    code, message = results["scales of groups"]
+    assert code == INVALID_PARAM and "antiquantScale is" in message and "[groups, columns of out] (source" in message

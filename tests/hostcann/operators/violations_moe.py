@@ -58,6 +58,36 @@ GMM_BAD: list[tuple[str, Arguments]] = [
     ("out", {**INT8_GMM, "out": T((6, 16), F)}),
     ("x", {**INT8_GMM, "x": T((6, 0), "int8"), "weight": T((4, 0, 16), "int8")}),
 ]
+# What weights of four bits change in it.
+INT4_GMM: Arguments = {
+    "weight": T((4, 32, 2), "int32"),
+    "antiquantScale": T((4, 2, 16)),
+    "antiquantOffset": T((4, 2, 16)),
+}
+
+
+def _with_scales(shape: tuple[int, ...], dtype: str = H) -> Arguments:
+    return {**INT4_GMM, "antiquantScale": T(shape, dtype), "antiquantOffset": T(shape, dtype)}
+
+
+_WEIGHT_ONLY_BAD: list[tuple[str, Arguments]] = [
+    ("weight", {**INT4_GMM, "x": T((6, 32), F), "out": T((6, 16), F), "bias": T((4, 16), F)}),
+    ("weight", {**INT4_GMM, "weight": T((4, 32, 2), "int32", (64, 1, 32))}),
+    ("antiquantScale", {"antiquantScale": T((4, 16)), "antiquantOffset": T((4, 16))}),
+    ("antiquantScale", {**INT4_GMM, "antiquantScale": None, "antiquantOffset": None}),
+    ("antiquantScale", _with_scales((4, 2, 16), "bfloat16")),
+    ("antiquantScale", {**INT8_GMM, "antiquantScale": T((4, 16)), "antiquantOffset": T((4, 16))}),
+    ("antiquantOffset", {**INT4_GMM, "antiquantOffset": None}),
+    ("antiquantOffset", {"antiquantOffset": T((4, 16))}),
+    ("antiquantScale", _with_scales((4, 3, 16))),
+    ("antiquantScale", _with_scales((3, 16))),
+    ("antiquantScale", _with_scales((4, 2))),
+    ("antiquantScale", {**_with_scales((4, 2, 16)), "weight": T((4, 32, 16), "int8")}),
+    ("antiquantOffset", {**INT4_GMM, "antiquantOffset": T((4, 16))}),
+    ("antiquantOffset", {**INT4_GMM, "antiquantOffset": T((4, 2, 16), "bfloat16")}),
+    ("out", {**INT4_GMM, "out": T((6, 2))}),
+]
+PLAIN_GMM_BAD = [*GMM_BAD, *_WEIGHT_ONLY_BAD]
 
 # Two ranks with four experts each, three tokens with two experts each, on Atlas A2.
 _EP = {
@@ -283,6 +313,6 @@ INVALID_MOE: dict[str, list[tuple[str, Arguments]]] = {
         ("xOut", {"xOut": T((3, 64), "bfloat16")}),
         ("xOut", {"xOut": T((2, 64))}),
     ],
-    "aclnnGroupedMatmulV4": GMM_BAD,
-    "aclnnGroupedMatmulV5": GMM_BAD,
+    "aclnnGroupedMatmulV4": PLAIN_GMM_BAD,
+    "aclnnGroupedMatmulV5": PLAIN_GMM_BAD,
 }

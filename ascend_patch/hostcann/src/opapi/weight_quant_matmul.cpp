@@ -1,23 +1,19 @@
 // aclnnWeightQuantBatchMatmulV2: floating rows times a matrix of int8, or of int4 with eight numbers in an int32.
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/arange.h>
-#include <ATen/ops/bitwise_and.h>
-#include <ATen/ops/bitwise_right_shift.h>
 #include <ATen/ops/mm.h>
-#include <ATen/ops/where.h>
 
 #include "opapi/operator.h"
+#include "opapi/packed_int4.h"
 #include "opapi/tensors.h"
 
 namespace hostcann::opapi {
 namespace {
 
-constexpr int64_t kPacked = 8;  // numbers of four bits in an int32
 constexpr int64_t kLongest = 65535;
 
 bool packed(const Call& c) { return c.tensor("weight")->dtype == kInt32; }
 
-int64_t columns(const Call& c) { return c.size("weight", 1) * (packed(c) ? kPacked : 1); }
+int64_t columns(const Call& c) { return c.size("weight", 1) * (packed(c) ? kPackedInt4 : 1); }
 
 bool transposed(const aclTensor& matrix) { return matrix.strides[0] == 1 && matrix.strides[1] == matrix.shape[0]; }
 
@@ -83,13 +79,6 @@ const OperatorTable kWeightQuantBatchMatmulV2{
         return c.size("y", 0) == c.size("x", 0) && c.size("y", 1) == columns(c) && c.same_dtype("y", "x");
       }}}};
 
-// int32 [rows, columns] of int32 [rows, columns / 8]; the first number is in the lowest bits.
-at::Tensor unpacked(const at::Tensor& weight) {
-  const at::Tensor shifts = at::arange(0, 4 * kPacked, 4, weight.options());
-  const at::Tensor bits = weight.unsqueeze(-1).bitwise_right_shift(shifts).bitwise_and(15);
-  return at::where(bits.gt(7), bits.sub(16), bits).flatten(1);
-}
-
 struct Product {
   at::Tensor x, weight, scale, offset, bias, y;
   int64_t group;
@@ -101,7 +90,7 @@ at::Tensor per_row(const at::Tensor& values, const Product& p) {
 }
 
 void multiply(const Product& p) {
-  at::Tensor weight = (p.weight.scalar_type() == at::kInt ? unpacked(p.weight) : p.weight).to(at::kFloat);
+  at::Tensor weight = (p.weight.scalar_type() == at::kInt ? unpacked_int4(p.weight) : p.weight).to(at::kFloat);
   if (p.offset.defined()) weight = weight.add(per_row(p.offset, p));
   // The matrix unit takes numbers of the type of x.
   weight = weight.mul(per_row(p.scale, p)).to(p.x.scalar_type()).to(at::kFloat);
