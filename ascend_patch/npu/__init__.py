@@ -41,6 +41,7 @@ _MODULES = {
         "grouped_matmul",
         "int8_grouped_matmul",
         "route_tokens",
+        "weight_only_grouped_matmul",
     ),
     "moe_ranks": ("Ranks", "Received", "ranks_of", "return_tokens", "send_tokens", "send_tokens_supports"),
     "norm": ("add_rms_norm", "gemma_rms_norm", "rms_norm"),
@@ -52,6 +53,7 @@ _MODULES = {
         "pack_int4",
         "quantise",
         "quantise_rows",
+        "weight_only_grouped_matmul_refuses",
         "weight_only_matmul",
         "weight_only_matmul_refuses",
     ),
@@ -139,6 +141,8 @@ __all__ = [
     "varlen_attention_supports",
     "vector_core_count",
     "virtual_memory_refuses",
+    "weight_only_grouped_matmul",
+    "weight_only_grouped_matmul_refuses",
     "weight_only_matmul",
     "weight_only_matmul_refuses",
     "widen_rotary_table",
@@ -186,6 +190,7 @@ if TYPE_CHECKING:
         grouped_matmul,
         int8_grouped_matmul,
         route_tokens,
+        weight_only_grouped_matmul,
     )
     from ascend_patch.npu.moe_ranks import (
         Ranks,
@@ -204,6 +209,7 @@ if TYPE_CHECKING:
         pack_int4,
         quantise,
         quantise_rows,
+        weight_only_grouped_matmul_refuses,
         weight_only_matmul,
         weight_only_matmul_refuses,
     )

@@ -175,6 +175,39 @@ def int8_grouped_matmul(
     return output[0]
 
 
+def weight_only_grouped_matmul(
+    x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, offset: torch.Tensor, counts: torch.Tensor
+) -> torch.Tensor:
+    """`grouped_matmul` with ``(weight + offset) * scale``.
+
+    Args:
+        x: ``[rows, depth]`` float16 or bfloat16, contiguous; depth below 65536.
+        weight: int8 ``[groups, depth, columns]``, or eight numbers of four bits in an int32, from `pack_int4`:
+            ``[groups, depth, columns / 8]``, contiguous; up to 1024 groups.
+        scale: ``[groups, columns]`` of the type of `x`; beside four bits, but not on 950, also
+            ``[groups, parts, columns]``, with parts that divide the depth.
+        offset: like `scale`; zeros where that has three dimensions.
+        counts: ``[groups]`` int64 on the device: rows of each group, together at most all.
+
+    Returns:
+        ``[rows, columns]``; rows behind those that `counts` counts are not set.
+
+    Source: CANN ops-transformer, aclnnGroupedMatmulV4 and V5, A16W8 and A16W4, groups of rows: the types that are
+    listed have an offset, and zero points are for whole columns only. Not on 310P.
+    """
+    output: list[torch.Tensor] = operators.npu_grouped_matmul(
+        [x],
+        [weight],
+        antiquant_scale=[scale],
+        antiquant_offset=[offset],
+        group_list=counts,
+        split_item=2,
+        group_type=0,
+        group_list_type=1,
+    )
+    return output[0]
+
+
 def combine_tokens(
     rows: torch.Tensor, places: torch.Tensor, weights: torch.Tensor | None, left_out: bool = False
 ) -> torch.Tensor:

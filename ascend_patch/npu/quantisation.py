@@ -117,6 +117,21 @@ def weight_only_matmul_refuses(dtype: torch.dtype) -> str:
     return ""
 
 
+def weight_only_grouped_matmul_refuses(dtype: torch.dtype, bits: int, groups: int) -> str:
+    """Why `weight_only_grouped_matmul` cannot take such activations and weights here, or "".
+
+    Args:
+        groups: scales of each column.
+
+    Source: CANN ops-transformer, aclnnGroupedMatmulV4, A16W8, A16W4 and, on 950, function.
+    """
+    if groups > 1 and bits == 8:
+        return "CANN multiplies experts of 8 bits with one scale per column, not per group: quantize to 4 bits"
+    if groups > 1 and soc_family() == "950":
+        return "on 950, CANN multiplies experts of 4 bits with one scale per column, not per group: take group_size -1"
+    return weight_only_matmul_refuses(dtype)
+
+
 def pack_int4(weight: torch.Tensor) -> torch.Tensor:
     """Eight numbers in one, as `weight_only_matmul` takes them; waits for the device.
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ascend_patch import npu
-from ascend_patch.patches.quantization._parameters import make_ready
+from ascend_patch.patches.quantization._parameters import derive, make_ready
 from ascend_patch.patches.quantization._weight_format import linear_weight
 
 
@@ -42,14 +42,16 @@ class AscendInt8LinearKernel:
         if self.config.is_static_input_scheme:
             step, zero_point = _input_range(layer)
             # The operator multiplies by a number of the activations' type: its reciprocal is the step that counts.
-            layer.npu_reciprocal = (1 / step).to(self.dtype)
-            layer.npu_step = 1 / layer.npu_reciprocal.float()
-            layer.npu_zero_point = layer.npu_shift = None
+            reciprocal = (1 / step).to(self.dtype)
+            step, shift = 1 / reciprocal.float(), None
             if zero_point is not None:
-                layer.npu_zero_point = zero_point.to(self.dtype)
-                layer.npu_shift = -zero_point * layer.npu_step * scale * weight.sum(1, dtype=torch.float32)
+                shift = -zero_point * step * scale * weight.sum(1, dtype=torch.float32)
+            derive(layer, "npu_reciprocal", reciprocal)
+            derive(layer, "npu_step", step)
+            derive(layer, "npu_zero_point", None if zero_point is None else zero_point.to(self.dtype))
+            derive(layer, "npu_shift", shift)
             if self.dtype == torch.bfloat16:
-                scale = scale * layer.npu_step
+                scale = scale * step
         make_ready(layer, "weight", linear_weight(weight))
         make_ready(layer, "weight_scale", scale)
 

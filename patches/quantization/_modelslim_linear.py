@@ -11,7 +11,7 @@ from vllm.model_executor.layers.linear import LinearMethodBase
 
 from ascend_patch import npu
 from ascend_patch.patches.quantization._int8_linear import AscendInt8LinearKernel, over_rows
-from ascend_patch.patches.quantization._parameters import add_parameter, make_ready
+from ascend_patch.patches.quantization._parameters import add_parameter, derive, make_ready
 from ascend_patch.patches.quantization._weight_format import linear_weight
 
 _ROWS = {"input_dim": 1, "output_dim": 0}
@@ -81,8 +81,8 @@ class Int8StaticMethod(Int8DynamicMethod):
                     f"{self.prefix} is one matrix here, but its parts have the {name} {values.tolist()}: calibrate them"
                     " together"
                 )
-        layer.npu_reciprocal = (1 / layer.input_scale.data[:1]).to(self.kernel.dtype)
-        layer.npu_zero_point = layer.input_offset.data[:1].to(self.kernel.dtype)
+        derive(layer, "npu_reciprocal", (1 / layer.input_scale.data[:1]).to(self.kernel.dtype))
+        derive(layer, "npu_zero_point", layer.input_offset.data[:1].to(self.kernel.dtype))
         del layer.input_scale, layer.input_offset
         make_ready(layer, "weight", linear_weight(layer.weight.data))
         # Partial products of several ranks are added up: the bias goes to the first one's.

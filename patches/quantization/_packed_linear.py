@@ -12,7 +12,7 @@ import torch
 from vllm.model_executor.layers.linear import LinearMethodBase
 
 from ascend_patch.patches.quantization._packed_configs import Scheme
-from ascend_patch.patches.quantization._parameters import add_parameter
+from ascend_patch.patches.quantization._parameters import add_parameter, derive
 from ascend_patch.patches.quantization._weight_only_linear import AscendWeightOnlyKernel, unpacked
 
 _COLUMN_OF_PLACE = (0, 2, 4, 6, 1, 3, 5, 7)
@@ -143,9 +143,17 @@ class AscendGPTQLinearMethod(PackedLinearMethod):
         return unpacked(stored, self.scheme.bits, along=1)
 
     def process_weights_after_loading(self, layer: Any) -> None:
-        layer.npu_order = self._order(self._groups(layer.g_idx))
-        if layer.npu_order is not None:
-            layer.npu_order = layer.npu_order.to(layer.qweight.device)
+        order = self._order(self._groups(layer.g_idx))
+        before: bool | None = getattr(layer, "npu_ordered", None)  # None while the engine starts
+        if before is False and order is not None:
+            raise ValueError(
+                f"Weights were not reloaded: {self.prefix} had its groups in the order of its rows, and these come in that"
+                " of the activations: start the engine again with them"
+            )
+        if before and order is None:
+            order = torch.arange(layer.g_idx.shape[-1])
+        layer.npu_ordered = order is not None
+        derive(layer, "npu_order", None if order is None else order.to(layer.qweight.device))
         del layer.g_idx
         super().process_weights_after_loading(layer)
 

@@ -22,6 +22,17 @@ def make_ready(layer: Any, name: str, tensor: torch.Tensor) -> None:
     setattr(layer, name, parameter)
 
 
+def derive(layer: Any, name: str, tensor: torch.Tensor | None) -> None:
+    """Keep what was computed from loaded weights as one of the layer's parameters, if there is any.
+
+    A reload then writes new values where the old ones were: a captured graph goes on reading there.
+    """
+    if tensor is None:
+        setattr(layer, name, None)
+    else:
+        make_ready(layer, name, tensor)
+
+
 def refuse_to_load(param: Any, loaded_weight: Any, *shard: Any, **named: Any) -> None:
     """The loader of weights that are ready.
 

@@ -12,7 +12,7 @@ import torch
 
 from ascend_patch import npu
 from ascend_patch.patches.quantization._int8_linear import over_rows
-from ascend_patch.patches.quantization._parameters import make_ready
+from ascend_patch.patches.quantization._parameters import derive, make_ready
 
 _BITS = {"uint4b8": 4, "uint4": 4, "uint8b128": 8, "uint8": 8}
 
@@ -61,7 +61,7 @@ class AscendWeightOnlyKernel:
         bits = _BITS[str(self.config.weight_type)]
         middle = 2 ** (bits - 1)
         weight, scale = weight - middle, scale.contiguous()
-        layer.npu_offset = None if points is None else (middle - points).to(scale.dtype)
+        derive(layer, "npu_offset", None if points is None else (middle - points).to(scale.dtype))
         layer.npu_group = self.config.group_size if scale.shape[0] > 1 else 0
         # Columns lie side by side where groups share scales, and one behind the other where whole columns do.
         stored = npu.pack_int4(weight) if bits == 4 else weight.to(torch.int8)
@@ -70,8 +70,8 @@ class AscendWeightOnlyKernel:
         make_ready(layer, self.names[0], stored)
         make_ready(layer, self.names[1], scale)
         bias = getattr(layer, "bias", None)
-        if bias is not None:
-            layer.npu_bias = bias.data.float() if bias.dtype == torch.bfloat16 else bias.data
+        wide = bias is not None and bias.dtype == torch.bfloat16
+        derive(layer, "npu_wide_bias", bias.data.float() if wide else None)
 
     def apply_weights(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """``x @ weight + bias``; `x` ``[..., k]`` and the result ``[..., columns]`` are float16 or bfloat16."""
@@ -79,8 +79,9 @@ class AscendWeightOnlyKernel:
 
     def _product(self, layer: Any, rows: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         weight, scale = getattr(layer, self.names[0]), getattr(layer, self.names[1])
-        added = None if bias is None else layer.npu_bias
-        return npu.weight_only_matmul(rows, weight, scale, layer.npu_offset, added, layer.npu_group)
+        if bias is not None and layer.npu_wide_bias is not None:
+            bias = layer.npu_wide_bias
+        return npu.weight_only_matmul(rows, weight, scale, layer.npu_offset, bias, layer.npu_group)
 
 
 def _columns_last(parameter: Any) -> torch.Tensor:

@@ -78,10 +78,17 @@ def write_flipped_weights(folder: str, to: str) -> None:
 
 
 def weight_addresses(name: str) -> Any:
-    """Where the parameters are."""
+    """Where the parameters are, and whatever else layers hold on the device: what a captured graph goes on reading."""
 
     def run(worker: Any) -> Any:
-        return [parameter.data_ptr() for parameter in worker.model_runner.model.parameters()]
+        import torch
+
+        return {
+            f"{path}.{name}": value.data_ptr()
+            for path, layer in worker.model_runner.model.named_modules()
+            for name, value in (*layer._parameters.items(), *vars(layer).items())
+            if torch.is_tensor(value) and value.device.type != "cpu"
+        }
 
     return ENGINES[name].collective_rpc(run)[0]
 

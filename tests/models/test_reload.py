@@ -159,6 +159,19 @@ def test_what_is_not_whole_is_refused_and_then_may_come_whole(
         assert tokens(worker) == first
 
 
+def test_groups_that_come_in_another_order_are_refused(
+    worker: Worker, load: Callable[..., None], checkpoint: Callable[..., str]
+) -> None:
+    skip_before(SINCE, WHAT)
+    mine = checkpoint("qwen2", "gptq-w4-g32-shifted")
+    load(mine, dtype="bfloat16")
+    first = tokens(worker)
+    with pytest.raises(WorkerError, match=r"not reloaded: \S+ had its groups in the order of its rows"):
+        worker.call("reload_weights", name=NAME, folder=checkpoint("qwen2", "gptq-w4-g32-ordered-shifted"))
+    worker.call("reload_weights", name=NAME, folder=mine)
+    assert tokens(worker) == first
+
+
 @pytest.mark.parametrize(("scheme", "dtype"), [("channel-dynamic", "bfloat16"), ("awq-g64", "float16")])
 def test_weights_are_not_loaded_over_those_of_the_operators(
     scheme: str, dtype: str, worker: Worker, load: Callable[..., None], checkpoint: Callable[..., str]
