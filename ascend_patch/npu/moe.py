@@ -149,7 +149,8 @@ def int8_grouped_matmul(
 
     Args:
         x: int8 ``[rows, depth]``, contiguous; depth 1 to 65535.
-        weight: int8 ``[groups, columns, depth]``, contiguous or in FRACTAL_NZ (`fills_nz_tiles`); up to 1024 groups.
+        weight: int8 ``[groups, depth, columns]``, the transpose of contiguous matrices; or more than one, made from
+            contiguous ones, in FRACTAL_NZ (`fills_nz_tiles`); up to 1024 groups.
         weight_scale: float32 ``[groups, columns]``.
         counts: ``[groups]`` int64 on the device: rows of each group, together at most all.
         dtype: of the result, float16 or bfloat16.
@@ -163,7 +164,7 @@ def int8_grouped_matmul(
     """
     output: list[torch.Tensor] = operators.npu_grouped_matmul(
         [x],
-        [weight.transpose(1, 2)],
+        [weight],
         scale=[weight_scale],
         per_token_scale=[row_scale],
         group_list=counts,

@@ -24,7 +24,7 @@ def int8_matmul_refuses(dtype: torch.dtype) -> str:
 
 
 def int8_weight_refuses(weight: torch.Tensor, nz: bool) -> str:
-    """Why `int8_matmul` cannot take a weight ``[columns, k]`` in this format here, or "".
+    """Why `int8_matmul` cannot take a weight of these sizes in this format here, or "".
 
     Source: CANN ops-nn, aclnnQuantMatmulV5, which 310P does not have, and aclnnQuantMatmulWeightNz.
     """
@@ -84,7 +84,8 @@ def int8_matmul(
 
     Args:
         x: int8 ``[rows, k]``; there is at least one row.
-        weight: int8 ``[columns, k]``, contiguous or in FRACTAL_NZ; see `int8_weight_refuses`.
+        weight: int8 ``[k, columns]``, the transpose of a contiguous matrix or, made from a contiguous one, in
+            FRACTAL_NZ; see `int8_weight_refuses`.
         weight_scale: float32 ``[columns]``, or ``[1]`` but on 310P.
         dtype: of the result, float16 or bfloat16; see `int8_matmul_refuses`.
         row_scale: float32 ``[rows]``; must be there for float16.
@@ -100,7 +101,7 @@ def int8_matmul(
     if bias is not None and _ADDS_INTEGERS_ONLY and bias.dtype != torch.int32:
         added = None
     result: torch.Tensor = operators.npu_quant_matmul(
-        x, weight.t(), weight_scale, pertoken_scale=row_scale, bias=added, output_dtype=dtype
+        x, weight, weight_scale, pertoken_scale=row_scale, bias=added, output_dtype=dtype
     )
     return result if added is bias else result.add_(bias)
 

@@ -41,10 +41,7 @@ def process_weights_after_loading(self: Any, layer: Any) -> None:
         scale = getattr(layer, name).data.squeeze(-1).float().contiguous()
         make_ready(layer, name, scale)
     for name in ("w13_weight", "w2_weight"):
-        weights = getattr(layer, name).data
-        cast = expert_weights(weights)
-        if cast is not weights:
-            make_ready(layer, name, cast)
+        make_ready(layer, name, expert_weights(getattr(layer, name).data))
     place(layer)
 
 

@@ -58,7 +58,7 @@ class AscendInt8LinearKernel:
     def apply_weights(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """``x @ weight + bias``; `x` ``[..., k]`` and the result ``[..., columns]`` are float16 or bfloat16."""
         product = _with_known_step if self.config.is_static_input_scheme else _with_a_step_per_row
-        return over_rows(product, layer.weight.shape[0], layer, x, bias)
+        return over_rows(product, layer.weight.shape[1], layer, x, bias)
 
 
 def over_rows(

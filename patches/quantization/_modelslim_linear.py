@@ -90,7 +90,7 @@ class Int8StaticMethod(Int8DynamicMethod):
 
     def apply(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """`bias` is in `quant_bias` already."""
-        return over_rows(_product, layer.weight.shape[0], layer, x)
+        return over_rows(_product, layer.weight.shape[1], layer, x)
 
 
 def _product(layer: Any, rows: torch.Tensor) -> torch.Tensor:

@@ -27,7 +27,9 @@ def in_nz() -> bool:
 
 
 def linear_weight(weight: torch.Tensor) -> torch.Tensor:
-    """`weight`, int8 ``[columns, k]``, in the format that it is to have; in ND where that has no place for its sizes.
+    """int8 ``[k, columns]`` as `npu.int8_matmul` takes it, from `weight` ``[columns, k]``.
+
+    In FRACTAL_NZ, unless that has no place for its sizes or the user wants ND: then a view of the same memory.
 
     Raises:
         ValueError: no product takes it so.
@@ -36,9 +38,14 @@ def linear_weight(weight: torch.Tensor) -> torch.Tensor:
     reason = npu.int8_weight_refuses(weight, nz)
     if reason:
         raise ValueError(f"A linear layer in int8 cannot run: {reason} ({VARIABLE} chooses, nz by default).")
-    return npu.format_cast_nz(weight.contiguous()) if nz and npu.nz_has_a_place_for(weight) else weight
+    return npu.format_cast_nz(weight.t().contiguous()) if nz and npu.nz_has_a_place_for(weight) else weight.t()
 
 
 def expert_weights(weights: torch.Tensor) -> torch.Tensor:
-    """`weights`, int8 ``[experts, columns, k]``, likewise; they stay in ND where they do not fill their tiles."""
-    return npu.format_cast_nz(weights.contiguous()) if in_nz() and npu.fills_nz_tiles(weights) else weights
+    """int8 ``[experts, k, columns]`` from ``[experts, columns, k]``, likewise for `npu.int8_grouped_matmul`.
+
+    One expert, or matrices that do not fill their tiles, stay in ND.
+    """
+    turned = weights.transpose(1, 2)
+    nz = in_nz() and weights.shape[0] > 1 and npu.fills_nz_tiles(turned)
+    return npu.format_cast_nz(turned.contiguous()) if nz else turned

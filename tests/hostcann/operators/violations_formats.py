@@ -73,12 +73,14 @@ INVALID_FORMATS: dict[str, list[tuple[str, Arguments]]] = {
     ],
     "aclnnQuantMatmulWeightNz": [
         *_in_tiles(_V5_BAD, "x2"),
+        ("x2", {"x2": replace(_V5["x2"], strides=(1, 64), nz=True)}),
         ("x2", {"x2": T((64, 1), "int8", nz=True), "x2Scale": T((1,), F), "bias": T((1,), I), "out": T((6, 1))}),
     ],
     "aclnnGroupedMatmulWeightNz": [
         *_in_tiles(GMM_BAD, "weight"),
         ("weight", {"weight": T((4, 32, 16), "int8", nz=True)}),
         ("weight", {"x": T((6, 24)), "weight": T((4, 24, 16), nz=True)}),
+        ("groupList", {"weight": T((1, 32, 16), nz=True), "bias": T((1, 16)), "groupList": T((1,), "int64"), "groupListType": 1}),
         ("quantGroupSize", {"quantGroupSize": 256}),
     ],
 }

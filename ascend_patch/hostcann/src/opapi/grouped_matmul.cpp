@@ -197,6 +197,8 @@ const OperatorTable kGroupedMatmulWeightNz{
                   unsupported("antiquantOffset")),
     rules_of_table({{"weight", "the type of x", "constraints, data types",
                      [](const Call& c) { return c.same_dtype("x", "weight"); }},
+                    {"groupList", "more than one group where it holds sizes", "constraints, groupListType 1",
+                     [](const Call& c) { return c.integer("groupListType") != 1 || c.size("groupList", 0) > 1; }},
                     {"weight", "sizes that fill their tiles: multiples of 16, in memory of 32 along rows of int8",
                      "constraints, FRACTAL_NZ", whole_tiles},
                     {"quantGroupSize", "0 (scales of groups are not emulated)", "parameters, quantGroupSize",

@@ -88,14 +88,16 @@ const OperatorTable kQuantMatmulV5{
     rules_of_table({{"x2", "a matrix without gaps, as it is or transposed", "parameters, x2",
                      [](const Call& c) { return without_gaps(c, "x2"); }}})};
 
-constexpr Families k310P = family(SocFamily::k310P);
+constexpr Families k310P = family(SocFamily::k310P), k950 = family(SocFamily::k950);
 
 // 310P has this one only, and of its combinations the one with scales for every row and column.
 const OperatorTable kQuantMatmulWeightNz{
     "aclnnQuantMatmulWeightNz", "CANN ops-nn, aclnnQuantMatmulWeightNz.md", kAllFamilies,
     rows_of_table(fractal_nz("x2", dtypes(kInt8), 2)),
     rules_of_table(
-        {{"x2", "more than one row and more than one column", "constraints, a size of 1",
+        {{"x2", "contiguous (on 950 also transposed)", "constraints, A2, A3 and 310P, x2",
+          [](const Call& c) { return is_contiguous(*c.tensor("x2")); }, kAclnnInvalidParam, kAllFamilies & ~k950},
+         {"x2", "more than one row and more than one column", "constraints, a size of 1",
           [](const Call& c) { return c.size("x2", 0) > 1 && c.size("x2", 1) > 1; }},
          {"x1Scale", "present (without it x2Scale is packed, which is not emulated)", "constraints, 310P, types",
           [](const Call& c) { return c.has("x1Scale"); }, kAclnnInvalidParam, k310P},
