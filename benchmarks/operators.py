@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,10 @@ def rows(worker: Worker, folder: Path) -> list[str]:
 
 def table() -> str:
     """The Markdown table."""
+    release = version("vllm").partition("+")[0]
     head = (
-        "Counted by `python benchmarks/operators.py` on hostcann with vLLM 0.32.0, greedy decoding; no NPU took part. "
-        "Copies and views are not operators.\n\n"
+        f"Counted by `python benchmarks/operators.py` on hostcann with vLLM {release}, greedy decoding; no NPU took "
+        "part. Copies and views are not operators.\n\n"
         "| model | operators per layer | fused ones and kernels among them | beside the layers, per step | "
         "waits of the host, per step |\n|---|--:|--:|--:|--:|"
     )

@@ -226,11 +226,25 @@ def _decodes(batch: AscendAttentionMetadata, window: int | None) -> tuple[torch.
         lengths = batch.kv_lens[: batch.num_decodes]
         table, hidden = batch.block_table[: batch.num_decodes], None
         if window is not None:
-            # Wide enough for the longest request, as the mask is as wide as the table.
-            table = table[:, : -(-max(lengths) // batch.block_size)].contiguous()
-            firsts = torch.tensor(lengths, dtype=torch.int32).sub_(window).to(table.device)
-            positions = torch.arange(table.shape[1] * batch.block_size, dtype=torch.int32, device=table.device)
-            hidden = (positions < firsts.unsqueeze(1)).view(len(lengths), 1, 1, -1)
+            table, lengths, hidden = _within(table, lengths, window, batch.block_size)
         batch.kept["decodes", window] = table, lengths, hidden
     found: tuple[torch.Tensor, list[int], torch.Tensor | None] = batch.kept["decodes", window]
     return found
+
+
+def _within(
+    table: torch.Tensor, lengths: list[int], window: int, block_size: int
+) -> tuple[torch.Tensor, list[int], torch.Tensor]:
+    """The blocks that a window reaches into, the lengths counted from the first of them, and what is before it there.
+
+    Uploads from pinned memory: a copy from any other would wait for the device.
+    """
+    skipped = [max(length - window, 0) // block_size for length in lengths]
+    left = [length - blocks * block_size for length, blocks in zip(lengths, skipped, strict=True)]
+    numbers = torch.tensor([skipped, left], dtype=torch.int32, pin_memory=True).to(table.device, non_blocking=True)
+    width = -(-max(left) // block_size)
+    columns = numbers[0].unsqueeze(1) + torch.arange(width, dtype=torch.int32, device=table.device)
+    reached = table.gather(1, columns.clamp_(max=table.shape[1] - 1).long())
+    positions = torch.arange(width * block_size, dtype=torch.int32, device=table.device)
+    hidden = positions < (numbers[1] - window).unsqueeze(1)
+    return reached, left, hidden.view(len(lengths), 1, 1, -1)

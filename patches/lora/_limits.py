@@ -26,8 +26,18 @@ def why_not(vllm_config: VllmConfig) -> str:
         return "they need the patch lora.experts: run 'ascend-patch enable lora.experts'"
     if parallel.data_parallel_size > 1 or getattr(parallel, "prefill_context_parallel_size", 1) > 1:
         return (
-            "tokens of other ranks would come without their adapters: use --tensor-parallel-size (and"
-            " --enable-expert-parallel) instead of data or context parallelism"
+            "tokens of other ranks would come without their adapters: use --tensor-parallel-size instead of data or"
+            " context parallelism"
+        )
+    if parallel.enable_expert_parallel and not hasattr(FusedMoEWithLoRA, "_verify_ep_fs"):
+        return (
+            "vLLM up to 0.20 has none on experts that ranks share out whole: leave --enable-expert-parallel out, or use"
+            " vLLM 0.21 or newer"
+        )
+    if parallel.enable_expert_parallel and lora.fully_sharded_loras:
+        return (
+            "vLLM has no shares of an adapter on experts that ranks share out whole: leave --enable-expert-parallel or"
+            " --fully-sharded-loras out"
         )
     if getattr(parallel, "enable_eplb", False):
         return "adapters do not follow experts that move: leave --enable-eplb out"

@@ -147,8 +147,8 @@ class AscendGPTQLinearMethod(PackedLinearMethod):
         before: bool | None = getattr(layer, "npu_ordered", None)  # None while the engine starts
         if before is False and order is not None:
             raise ValueError(
-                f"Weights were not reloaded: {self.prefix} had its groups in the order of its rows, and these come in that"
-                " of the activations: start the engine again with them"
+                f"Weights were not reloaded: {self.prefix} had its groups in the order of its rows, and these come in"
+                " that of the activations: start the engine again with them"
             )
         if before and order is None:
             order = torch.arange(layer.g_idx.shape[-1])

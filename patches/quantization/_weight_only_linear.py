@@ -70,8 +70,8 @@ class AscendWeightOnlyKernel:
         make_ready(layer, self.names[0], stored)
         make_ready(layer, self.names[1], scale)
         bias = getattr(layer, "bias", None)
-        wide = bias is not None and bias.dtype == torch.bfloat16
-        derive(layer, "npu_wide_bias", bias.data.float() if wide else None)
+        wide = bias.data.float() if bias is not None and bias.dtype == torch.bfloat16 else None
+        derive(layer, "npu_wide_bias", wide)
 
     def apply_weights(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """``x @ weight + bias``; `x` ``[..., k]`` and the result ``[..., columns]`` are float16 or bfloat16."""

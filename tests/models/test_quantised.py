@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.end_to_end.conftest import skip_before
 from tests.end_to_end.worker import Worker, WorkerError
 from tests.models import ties
 from tests.models.families import prompts
@@ -112,6 +113,7 @@ def test_a_linear_layer_is_two_operators(
 
 def test_a_reload_fills_new_tiles(engine: Any, worker: Worker, quantised_folder: Callable[[str, str], str]) -> None:
     """Weights that are read again lie where those before lay, in the same format; embeddings and head stay in ND."""
+    skip_before("0.16.0", "a reload that knows of quantized layers")
     folder = quantised_folder("llama", "channel-dynamic")
     before = [answer["token_ids"] for answer in engine(folder, dtype="bfloat16")]
     state = [worker.call(name, name=folder) for name in ("weight_formats", "weight_addresses")]

@@ -261,7 +261,7 @@ def in_force(monkeypatch: pytest.MonkeyPatch) -> Any:
     module: Any = ModuleType("vllm.lora.layers.fused_moe")
     create = _experts.by_experts(lambda *_: None)
     marks.mark(create, "lora.experts")
-    functions = {"_create_lora_a_weights": create, "_slice_w13_a": slice_of_0_14}
+    functions = {"_create_lora_a_weights": create, "_slice_w13_a": slice_of_0_14, "_verify_ep_fs": lambda *_: None}
     module.FusedMoEWithLoRA = type("FusedMoEWithLoRA", (), functions)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return module.FusedMoEWithLoRA
@@ -282,8 +282,12 @@ def in_force(monkeypatch: pytest.MonkeyPatch) -> Any:
         ({"lora_dtype": "auto"}, ""),
         ({"lora_dtype": "bfloat16"}, ""),
         ({"lora_dtype": torch.float16}, r"not float16: leave --lora-dtype out"),
-        ({"data_parallel_size": 2}, r"--tensor-parallel-size .* instead of data or context parallelism"),
+        ({"data_parallel_size": 2}, r"--tensor-parallel-size instead of data or context parallelism"),
         ({"prefill_context_parallel_size": 2}, r"instead of data or context parallelism"),
+        (
+            {"enable_expert_parallel": True, "fully_sharded_loras": True},
+            r"leave --enable-expert-parallel or --fully-sharded-loras out",
+        ),
         ({"enable_eplb": True}, r"leave --enable-eplb out"),
         ({"enable_moe_shared_loras": True}, r"leave --enable-moe-shared-loras out"),
     ],
@@ -298,6 +302,14 @@ def test_what_0_13_shares_out_wrongly_is_refused(in_force: Any) -> None:
     assert not _limits.why_not(configuration(fully_sharded_loras=True))
     in_force._slice_w13_a = slice_of_0_13
     assert re.search(r"leave --fully-sharded-loras out", _limits.why_not(configuration(fully_sharded_loras=True)))
+    assert not _limits.why_not(configuration())
+
+
+def test_before_0_21_ranks_cannot_share_experts_out_whole(in_force: Any) -> None:
+    assert not _limits.why_not(configuration(enable_expert_parallel=True))
+    del in_force._verify_ep_fs
+    found = _limits.why_not(configuration(enable_expert_parallel=True))
+    assert found.endswith("leave --enable-expert-parallel out, or use vLLM 0.21 or newer")
     assert not _limits.why_not(configuration())
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import features
 
 CHECKED = Path(__file__).resolve().parents[2]
+COUNTS = ("passed", "failed", "skipped")
 
 
 def row(feature: str, passed: int, failed: int = 0, skipped: int = 0, commit: str = "a") -> dict[str, Any]:
@@ -81,3 +82,13 @@ def test_a_run_of_a_part_of_a_file_is_not_kept(tmp_path: Path) -> None:
         done = run(tmp_path, f"--results={tmp_path}/evidence", *part)
         assert done.returncode == 4 and "leave out" in done.stderr, (done.stdout, done.stderr)
     assert not (tmp_path / "evidence").exists()
+
+
+def test_what_was_not_tried_and_what_killed_its_process(tmp_path: Path) -> None:
+    skips = "\n@pytest.mark.skip(reason='a reader is not installed')\ndef test_three(): pass\n"
+    (tmp_path / "test_a.py").write_text(f"FAILS = 0\n{TEST_FILE}{skips}")
+    (tmp_path / "test_b.py").write_text(f"import os\nFAILS = 0\n{TEST_FILE}\ndef test_three(): os._exit(3)\n")
+    assert run(tmp_path, f"--results={tmp_path}/evidence", "-n", "1", "-p", "xdist").returncode == 1
+    (file,) = (tmp_path / "evidence").glob("*.json")
+    said = {name: [list(map(one.get, COUNTS)) for one in rows] for name, rows in json.loads(file.read_text()).items()}
+    assert said == {"test_a.py": [[2, 0, 0]], "test_b.py": [[2, 1, 0]]}

@@ -80,7 +80,10 @@ INVALID_FORMATS: dict[str, list[tuple[str, Arguments]]] = {
         *_in_tiles(GMM_BAD, "weight"),
         ("weight", {"weight": T((4, 32, 16), "int8", nz=True)}),
         ("weight", {"x": T((6, 24)), "weight": T((4, 24, 16), nz=True)}),
-        ("groupList", {"weight": T((1, 32, 16), nz=True), "bias": T((1, 16)), "groupList": T((1,), "int64"), "groupListType": 1}),
+        (
+            "groupList",
+            {"weight": T((1, 32, 16), nz=True), "bias": T((1, 16)), "groupList": T((1,), "int64"), "groupListType": 1},
+        ),
         ("quantGroupSize", {"quantGroupSize": 256}),
     ],
 }
