@@ -118,6 +118,12 @@ def verify(
     _check_version(taken_for, "--as")
     if update:
         here.store = here.store.readable()  # what cannot be read is what this writes anew
+        if here.store.unreadable and not every:
+            damaged = ", ".join(here.store.unreadable)
+            output.complain(
+                f"the contracts of {damaged} cannot be read, and nothing is compared with them: "
+                "'ascend-patch verify --all --update' writes them anew"
+            )
     if explain is not None:
         if old is None:
             raise Refusal("--explain compares two versions: name the earlier one with --from VERSION")

@@ -6,7 +6,6 @@ A contract set is a JSON file per version. It is generated from sources
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -145,6 +144,7 @@ class ContractStore:
         self.folder = Path(folder)
         self._sets: dict[str, ContractSet] = {}
         self._files: set[str] | None = None
+        self.unreadable: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, sets: Iterable[ContractSet]) -> ContractStore:
@@ -154,12 +154,16 @@ class ContractStore:
         return store
 
     def readable(self) -> ContractStore:
-        """The sets whose files can be read, all read now: for writing the others anew."""
-        sets = []
+        """The sets whose files can be read, all read now, and in `unreadable` the others: for writing those anew."""
+        sets, others = [], []
         for version in self.versions():
-            with contextlib.suppress(ContractError):
+            try:
                 sets.append(self._load(version))
-        return self.of(sets)
+            except ContractError:
+                others.append(version)
+        store = self.of(sets)
+        store.unreadable = tuple(others)
+        return store
 
     def versions(self) -> tuple[str, ...]:
         """The versions that have contracts, oldest first."""

@@ -385,6 +385,7 @@ def test_contracts_that_cannot_be_read_are_left_out_when_they_are_written_anew(t
     (toy.folder / "1.1.json").write_text('{"format": 1}')
     store = ContractStore(toy.folder)
     assert store.versions() == ("1.0", "1.1")
+    assert store.readable().unreadable == ("1.1",)
     assert store.readable().versions() == ("1.0",) and store.readable().get("1.0") == contracts
 
 
