@@ -62,7 +62,7 @@ def placed(layer: Any, topk_ids: Any) -> tuple[Any, int, tuple[int, int] | None]
     """The chosen experts as `npu.route_tokens` takes them: their int32 numbers, how many there are, which are held."""
     chosen = topk_ids.int()
     if layer.expert_map is None:
-        return chosen, layer.w13_weight.shape[0], None
+        return chosen, layer.local_num_experts, None
     placement = layer.npu_placement
     return chosen if placement.table is None else placement.table[chosen], placement.numbers, placement.held
 

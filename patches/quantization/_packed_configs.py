@@ -64,6 +64,10 @@ class PackedConfig(QuantizationConfig):
         """How such a layer computes."""
         raise NotImplementedError
 
+    def experts_layout(self) -> Any:
+        """How experts' matrices are stored, see `_experts_layouts`."""
+        raise NotImplementedError
+
     def get_name(self) -> Any:
         return self.name
 
@@ -88,18 +92,11 @@ class PackedConfig(QuantizationConfig):
         self.quantized = hf_to_vllm_mapper.apply_list(self.quantized)
 
     def maybe_update_config(self, model_name: str, hf_config: Any = None, revision: str | None = None) -> None:
-        """Look which layers the checkpoint has quantized.
-
-        Raises:
-            ValueError: experts are among them.
-        """
+        """Look which layers the checkpoint has quantized."""
         from vllm.transformers_utils.config import get_safetensors_params_metadata
 
         tensors = get_safetensors_params_metadata(model_name, revision=revision)
         self.quantized = [name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight")]
-        for name in self.quantized:
-            if ".experts." in name:
-                self._refuse_experts(name)
 
     def get_quant_method(self, layer: torch.nn.Module, prefix: str) -> Any:
         """How a layer computes; None where vLLM's own way is the right one.
@@ -111,9 +108,7 @@ class PackedConfig(QuantizationConfig):
         from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
         if hasattr(layer, "moe_config"):
-            if not self.quantized and self.is_listed(prefix):
-                self._refuse_experts(prefix)
-            return None
+            return self._experts_method(layer, prefix)
         if isinstance(layer, ParallelLMHead):
             if self.is_quantized(prefix) if self.quantized else self.config.get("lm_head"):
                 raise ValueError(f"{prefix} is quantized, which does not run here: quantize with lm_head=False")
@@ -140,11 +135,24 @@ class PackedConfig(QuantizationConfig):
             return self.is_listed(layer)
         return any(layer == name or layer.endswith(f".{name}") for name in self.quantized)
 
-    def _refuse_experts(self, name: str) -> None:
-        raise ValueError(
-            f"{name} is quantized with {self.name}, which runs here for linear layers and not for experts: take int8"
-            " weights and activations of compressed-tensors (W8A8), or a model that is not quantized"
-        )
+    def _experts_method(self, layer: Any, prefix: str) -> Any:
+        names = [name for name in self.quantized if _lies_in(name, prefix)]
+        if not names and (self.quantized or not self.is_listed(prefix)):
+            return None
+        # vLLM does not notice a matrix of an expert that never came.
+        matrices = 3 * layer.moe_config.num_experts
+        if names and len(names) != matrices:
+            raise ValueError(
+                f"{prefix} has {len(names)} of its {matrices} matrices quantized: quantize all of a layer's experts, or"
+                " none"
+            )
+        schemes = {self.scheme_of(name) for name in names or [f"{prefix}.0.up_proj"]}
+        if len(schemes) > 1:
+            shown = " and ".join(sorted(map(str, schemes)))
+            raise ValueError(f"{prefix} is one layer of experts, but the checkpoint has {shown}: quantize them alike")
+        from ascend_patch.patches.quantization._weight_only_experts import AscendWeightOnlyExperts
+
+        return AscendWeightOnlyExperts(layer.moe_config, prefix, schemes.pop(), self.experts_layout())
 
     def check_size(self, bits: int, group: int, allowed: tuple[int, ...]) -> None:
         """Refuse what no layer can run with.
@@ -157,6 +165,13 @@ class PackedConfig(QuantizationConfig):
             raise ValueError(f"{self.name} with {bits} bits does not run here: quantize to {remedy} bits")
         if group != -1 and (group <= 0 or group % 32):
             raise ValueError(f"{self.name} with groups of {group} does not run here: take a multiple of 32, or -1")
+
+
+def _lies_in(name: str, prefix: str) -> bool:
+    """Whether a matrix of the checkpoint is one of a layer's experts; a model in another one has the other's name."""
+    path, found, _ = name.rpartition(".experts.")
+    layer = f"{path}.experts"
+    return bool(found) and (layer == prefix or prefix.endswith(f".{layer}"))
 
 
 class GPTQConfig(PackedConfig):
@@ -202,6 +217,11 @@ class GPTQConfig(PackedConfig):
 
         return AscendGPTQLinearMethod(prefix, scheme)
 
+    def experts_layout(self) -> Any:
+        from ascend_patch.patches.quantization._experts_layouts import GPTQ
+
+        return GPTQ
+
     @staticmethod
     def get_checkpoint_weight_mapper() -> Any:
         """As of 0.32 vLLM leaves `g_idx` out, which tells whether groups are in the order of the activations."""
@@ -235,6 +255,11 @@ class AWQConfig(PackedConfig):
         from ascend_patch.patches.quantization._packed_linear import AscendAWQLinearMethod
 
         return AscendAWQLinearMethod(prefix, scheme)
+
+    def experts_layout(self) -> Any:
+        from ascend_patch.patches.quantization._experts_layouts import AWQ
+
+        return AWQ
 
 
 class _OtherName:

@@ -136,11 +136,7 @@ class AscendGPTQLinearMethod(PackedLinearMethod):
         return numbers if layer.npu_order is None else numbers.index_select(0, layer.npu_order)
 
     def zero_points(self, layer: Any) -> torch.Tensor:
-        stored = layer.qzeros.data
-        if self.scheme.minus_one:
-            # As the tools do it: from the whole int32, where a zero point of 0 has borrowed from its neighbour.
-            stored = stored + sum(1 << place for place in range(0, 32, self.scheme.bits))
-        return unpacked(stored, self.scheme.bits, along=1)
+        return gptq_zero_points(layer.qzeros.data, self.scheme)
 
     def process_weights_after_loading(self, layer: Any) -> None:
         order = self._order(self._groups(layer.g_idx))
@@ -209,6 +205,14 @@ class AscendAWQLinearMethod(PackedLinearMethod):
 
     def zero_points(self, layer: Any) -> torch.Tensor:
         return in_awq_order(layer.qzeros.data)
+
+
+def gptq_zero_points(packed: torch.Tensor, scheme: Scheme) -> torch.Tensor:
+    """int32 ``[groups, n]`` from `qzeros`."""
+    if scheme.minus_one:
+        # As the tools do it: from the whole int32, where a zero point of 0 has borrowed from its neighbour.
+        packed = packed + sum(1 << place for place in range(0, 32, scheme.bits))
+    return unpacked(packed, scheme.bits, along=1)
 
 
 def in_awq_order(packed: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.models.quantised import exact_product, linears
+from tests.models.quantised import EXPERT, exact_product, experts_of, linears, matrices_of, stacked_experts
 
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 EXACT = "exact"
@@ -80,10 +80,14 @@ def write(source: str, folder: str, name: str) -> None:
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     tensors = {key: value.detach().half().contiguous() for key, value in model.state_dict().items()}
     exact = {}
-    for layer, module in linears(model):
-        del tensors[f"{layer}.weight"]
+    layers = list(linears(model))
+    for name, experts in stacked_experts(model):
+        del tensors[f"{name}.gate_up_proj"], tensors[f"{name}.down_proj"]
+        layers += matrices_of(name, experts)
+    for layer, module in layers:
+        tensors.pop(f"{layer}.weight", None)
         added, exact[layer] = _quantised(module.weight.detach(), scheme)
-        if scheme.method == "gptq":  # AutoGPTQ writes one for every layer
+        if scheme.method == "gptq" and ".experts." not in layer:  # AutoGPTQ writes one for every layer
             tensors.setdefault(f"{layer}.bias", torch.zeros(module.out_features, dtype=torch.float16))
         tensors |= {f"{layer}.{part}": value.contiguous() for part, value in added.items()}
     target = Path(folder)
@@ -159,6 +163,9 @@ def load(folder: str, dtype: str, **options: Any) -> Any:
     for name, module in list(linears(model)):
         bias = tensors[f"{name}.bias"] if module.bias is not None else None
         model.set_submodule(name, exact_product(exact[name], bias))
+    for name, experts in list(stacked_experts(model)):
+        names = [f"{name}.{number}.{part}" for number in range(len(experts.down_proj)) for part in EXPERT]
+        model.set_submodule(name, experts_of([exact_product(exact[one], None) for one in names]))
     rest = {key: value for key, value in tensors.items() if key.rpartition(".")[0] not in exact}
     missing, unexpected = model.load_state_dict(rest, strict=False)
     assert not unexpected and not missing, (missing, unexpected)

@@ -38,6 +38,7 @@ WEIGHT_ONLY = {
 }
 MODELSLIM = ("modelslim", "modelslim-half")
 DESCRIPTION = "quant_model_description.json"
+EXPERT = ("gate_proj", "up_proj", "down_proj")
 PACKED = ("weight_packed", "weight_scale", "weight_zero_point", "weight_shape", "bias")
 PARTS = ("weight", "weight_scale", "weight_offset", "input_scale", "input_zero_point", "input_offset", "quant_bias",
          "deq_scale", "bias")  # fmt: skip
@@ -88,18 +89,18 @@ def linears(model: Any) -> Iterator[tuple[str, Any]]:
             yield name, module
 
 
-def _stacked_experts(model: Any) -> Iterator[tuple[str, Any]]:
+def stacked_experts(model: Any) -> Iterator[tuple[str, Any]]:
     """Experts whose matrices lie in one tensor, as transformers has them since 5."""
     for name, module in model.named_modules():
         if name.endswith(".experts") and hasattr(module, "gate_up_proj"):
             yield name, module
 
 
-def _matrices(name: str, experts: Any) -> Iterator[tuple[str, Any]]:
+def matrices_of(name: str, experts: Any) -> Iterator[tuple[str, Any]]:
     """Each matrix under its name in checkpoints, as something with a `weight`."""
     for number, (both, down) in enumerate(zip(experts.gate_up_proj, experts.down_proj, strict=True)):
         gate, up = both.chunk(2)
-        for part, weight in (("gate_proj", gate), ("up_proj", up), ("down_proj", down)):
+        for part, weight in zip(EXPERT, (gate, up, down), strict=True):
             yield f"{name}.{number}.{part}", SimpleNamespace(weight=weight)
 
 
@@ -124,14 +125,14 @@ def write(source: str, folder: str, scheme: str, prompts: list[list[int]]) -> No
     short = torch.float16 if scheme == "modelslim-half" else torch.bfloat16
     tensors = {name: value.detach().to(short).contiguous() for name, value in model.state_dict().items()}
     matrices = list(linears(model))
-    for name, experts in _stacked_experts(model):
+    for name, experts in stacked_experts(model):
         del tensors[f"{name}.gate_up_proj"], tensors[f"{name}.down_proj"]
-        matrices += _matrices(name, experts)
+        matrices += matrices_of(name, experts)
     types = dict.fromkeys(tensors, "FLOAT")
     for name, module in matrices:
         if scheme in WEIGHT_ONLY:
             added, kind = _weight_only(module, *WEIGHT_ONLY[scheme]), "W4A16"
-            del tensors[f"{name}.weight"]
+            tensors.pop(f"{name}.weight", None)
         elif ".experts." in name:
             added, kind = _compressed(module, None, None, "channel", "dynamic"), "W8A8_DYNAMIC"
         elif scheme not in MODELSLIM:
@@ -241,13 +242,11 @@ def load(folder: str, dtype: str, **options: Any) -> Any:
     tensors = load_file(Path(folder, "model.safetensors"))
     cache = int8_caches.take(tensors)
     for name, _ in list(linears(model)):
-        if f"{name}.weight_packed" in tensors:
-            parts = {part: tensors.pop(f"{name}.{part}", None) for part in PACKED}
-            model.set_submodule(name, exact_product(_restored(parts), parts["bias"]))
-        elif tensors[f"{name}.weight"].dtype == torch.int8:
-            model.set_submodule(name, _taken(tensors, name))
-    for name, experts in list(_stacked_experts(model)):
-        model.set_submodule(name, _exact_experts(tensors, name, len(experts.down_proj)))
+        if f"{name}.weight_packed" in tensors or tensors[f"{name}.weight"].dtype == torch.int8:
+            model.set_submodule(name, _product(tensors, name))
+    for name, experts in list(stacked_experts(model)):
+        names = [f"{name}.{number}.{part}" for number in range(len(experts.down_proj)) for part in EXPERT]
+        model.set_submodule(name, experts_of([_product(tensors, one) for one in names]))
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     assert not unexpected and not missing, (missing, unexpected)
     return int8_caches.keep(model, cache)
@@ -275,21 +274,23 @@ def exact_product(weight: Any, bias: Any) -> Any:
     return Exact()
 
 
-def _taken(tensors: dict[str, Any], name: str) -> Any:
+def _product(tensors: dict[str, Any], name: str) -> Any:
+    """A quantized layer, whose tensors are taken from `tensors`."""
+    if f"{name}.weight_packed" in tensors:
+        parts = {part: tensors.pop(f"{name}.{part}", None) for part in PACKED}
+        return exact_product(_restored(parts), parts["bias"])
     return _exact({part: tensors.pop(f"{name}.{part}", None) for part in PARTS})
 
 
-def _exact_experts(tensors: dict[str, Any], name: str, count: int) -> Any:
-    """Stands in for transformers' experts, one after another."""
+def experts_of(products: list[Any]) -> Any:
+    """Stands in for transformers' experts, one after another; three products for each, in the order of `EXPERT`."""
     import torch
-
-    parts = ("gate_proj", "up_proj", "down_proj")
-    experts = [[_taken(tensors, f"{name}.{number}.{part}") for part in parts] for number in range(count)]
 
     class Experts(torch.nn.Module):
         def forward(self, hidden_states: Any, top_k_index: Any, top_k_weights: Any) -> Any:
             result = torch.zeros_like(hidden_states)
-            for number, (gate, up, down) in enumerate(experts):
+            for number in range(len(products) // len(EXPERT)):
+                gate, up, down = products[len(EXPERT) * number : len(EXPERT) * (number + 1)]
                 token, place = torch.where(top_k_index == number)
                 x = hidden_states[token]
                 answer = down(torch.nn.functional.silu(gate(x)) * up(x)) * top_k_weights[token, place].unsqueeze(1)

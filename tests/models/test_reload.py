@@ -27,6 +27,8 @@ CASES = [
     ("qwen3-moe", "channel-dynamic", "bfloat16", ""),
     ("qwen3-moe", "modelslim-half", "float16", ""),
     ("llama", "w4-group-shifted", "bfloat16", ""),
+    ("qwen3-moe", "w4-group", "bfloat16", ""),
+    ("qwen3-moe", "awq-g32", "bfloat16", ""),
     ("qwen2", "w8-channel-shifted", "bfloat16", ""),
     ("qwen2", "gptq-w4-g32-ordered-shifted", "bfloat16", "gptq-w4-g32-shifted"),
     ("phi3", "gptq-w8-g64", "bfloat16", ""),
