@@ -147,7 +147,7 @@ class AscendGPTQLinearMethod(PackedLinearMethod):
                 " that of the activations: start the engine again with them"
             )
         if before and order is None:
-            order = torch.arange(layer.g_idx.shape[-1])
+            order = torch.arange(layer.g_idx.shape[-1], device="cpu")
         layer.npu_ordered = order is not None
         derive(layer, "npu_order", None if order is None else order.to(layer.qweight.device))
         del layer.g_idx
@@ -173,7 +173,8 @@ class AscendGPTQLinearMethod(PackedLinearMethod):
         if groups is None:
             return None
         rows = groups.numel()
-        together = torch.arange(rows) // (rows if self.scheme.group == -1 else self.scheme.group)
+        # On the host, whatever the default is: vLLM processes reloaded layers with the NPU as such.
+        together = torch.arange(rows, device="cpu") // (rows if self.scheme.group == -1 else self.scheme.group)
         if torch.equal(groups, together):
             return None
         if self.split:

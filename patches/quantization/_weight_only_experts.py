@@ -136,7 +136,7 @@ class AscendWeightOnlyExperts(FusedMoEMethodBase):
         order = getattr(layer, f"{part}_{self.layout.order}", None)
         if order is None or not order.came or self.scheme.group == -1:
             return
-        groups = torch.arange(order.shape[-1]) // self.scheme.group
+        groups = torch.arange(order.shape[-1], device="cpu") // self.scheme.group
         if not bool((order.data.cpu() == groups).all()):
             raise ValueError(
                 f"{self.prefix} has its groups in another order than that of its rows, which does not run here for"
