@@ -23,6 +23,8 @@ from ascend_patch.toolchain import NoCompiler, Toolchain
 PARALLEL = 2
 """Compilations at the same time: CI machines have two cores, and a unit that includes ATen needs about 1 GB."""
 LOCKS = "locks"
+EVERY_BUILD = "every-build"
+"""The lock that builds share and that is needed alone to remove what another build may use."""
 OBJECT_LIFETIME = 14 * 24 * 3600
 """Seconds after which an object that no build used is removed."""
 
@@ -54,14 +56,15 @@ class Progress:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path, kind: int, other: str) -> Iterator[None]:
+    """Hold a lock, fcntl.LOCK_SH or LOCK_EX; while waiting for it, say what the `other` process is doing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
-            print("hostcann: waiting for another process that is building", file=sys.stderr, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
+            print(f"hostcann: waiting for another process that is {other}", file=sys.stderr, flush=True)
+            fcntl.flock(file, kind)
         yield
 
 
@@ -97,10 +100,14 @@ def build() -> Path:
         plan = Plan()
         target = root / plan.build_key(toolchain)
         # A lock for each build: those of other sources or another torch need not wait, they share whole objects alone.
-        with _locked(root / LOCKS / target.name):
+        with (
+            _locked(root / LOCKS / EVERY_BUILD, fcntl.LOCK_SH, "removing files of the build cache"),
+            _locked(root / LOCKS / target.name, fcntl.LOCK_EX, "building"),
+        ):
             if not target.is_dir():
                 _build(plan, toolchain, root, target)
-            return target
+        _prune(root)
+        return target
     except PermissionError as error:
         raise HostCannError(
             f"hostcann cannot write its build cache {root} ({error.strerror}); set HOSTCANN_CACHE to a writable folder"
@@ -116,18 +123,17 @@ def _build(plan: Plan, toolchain: Toolchain, root: Path, target: Path) -> None:
         for compilation in plan.compilations(library):
             result = objects / f"{plan.object_key(toolchain, compilation)}.o"
             wanted.setdefault(library, []).append(result)
-            if result.exists():
-                result.touch()
-            else:
+            if not _in_use_again(result):
                 missing.append((compilation, result))
+    logs = root / "logs" / target.name
     if missing:
-        _compile_all(plan, toolchain, root, missing)
+        _compile_all(plan, toolchain, logs, missing)
     staging = Path(tempfile.mkdtemp(prefix="staging-", dir=root))
     try:
         for library in LIBRARIES:
             if library in wanted:
                 command = [*toolchain.command, *map(str, wanted[library]), *plan.link_flags(library, staging)]
-                _run([*command, "-o", str(staging / library.file)], root, f"link-{library.name}", library.file)
+                _run([*command, "-o", str(staging / library.file)], logs, f"link-{library.name}", library.file)
         (staging / "build.json").write_text(
             json.dumps({"compiler": list(toolchain.command), "torch": str(plan.torch), "time": time.time()}, indent=1)
         )
@@ -136,10 +142,18 @@ def _build(plan: Plan, toolchain: Toolchain, root: Path, target: Path) -> None:
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
-    _prune(objects)
 
 
-def _compile_all(plan: Plan, toolchain: Toolchain, root: Path, missing: list[tuple[Compilation, Path]]) -> None:
+def _in_use_again(path: Path) -> bool:
+    """Whether the object is there and whole; it then counts as used now."""
+    try:
+        os.utime(path)
+        return path.stat().st_size > 0  # the linker takes an empty file for an object without anything in it
+    except FileNotFoundError:
+        return False
+
+
+def _compile_all(plan: Plan, toolchain: Toolchain, logs: Path, missing: list[tuple[Compilation, Path]]) -> None:
     # Long ones first: the total time with two workers is then close to half the sum.
     missing.sort(key=lambda item: (not item[0].library.torch, -sum(unit.stat().st_size for unit in item[0].units)))
     progress = Progress(len(missing))
@@ -151,14 +165,23 @@ def _compile_all(plan: Plan, toolchain: Toolchain, root: Path, missing: list[tup
 
     def compile_one(item: tuple[Compilation, Path]) -> None:
         compilation, result = item
-        temporary = result.with_suffix(f".{os.getpid()}.tmp")
         start = time.monotonic()
         flags = plan.compile_flags(compilation.library, compilation.units[0])
         unity = "".join(f'#include "{unit}"\n' for unit in compilation.units) if len(compilation.units) > 1 else None
         source = ["-x", "c++", "-"] if unity else [str(compilation.units[0])]
         log_name = compilation.name.replace("/", "-").replace("*", "all")
-        _run([*toolchain.command, *flags, "-c", *source, "-o", str(temporary)], root, log_name, compilation.name, unity)
-        temporary.replace(result)
+        # Not named by the process: two containers that share the cache have processes of the same number.
+        descriptor, name = tempfile.mkstemp(prefix=f"{result.stem}.", suffix=".tmp", dir=result.parent)
+        os.close(descriptor)
+        temporary = Path(name)
+        try:
+            command = [*toolchain.command, *flags, "-c", *source, "-o", name]
+            _run(command, logs, log_name, compilation.name, unity)
+            temporary.chmod(0o644)
+            temporary.replace(result)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
         progress.step(compilation.name, time.monotonic() - start)
 
     with ThreadPoolExecutor(PARALLEL) as pool:
@@ -172,14 +195,13 @@ def _compile_all(plan: Plan, toolchain: Toolchain, root: Path, missing: list[tup
     progress.finish()
 
 
-def _run(command: list[str], root: Path, log_name: str, what: str, source: str | None = None) -> None:
+def _run(command: list[str], logs: Path, log_name: str, what: str, source: str | None = None) -> None:
     done = subprocess.run(
         command, input=source, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     )
     if done.returncode == 0:
         return
-    logs = root / "logs"
-    logs.mkdir(exist_ok=True)
+    logs.mkdir(parents=True, exist_ok=True)
     log = logs / f"{log_name}.log"
     log.write_text(" ".join(command) + "\n\n" + done.stdout)
     first = next((line for line in done.stdout.splitlines() if "error" in line), "no diagnostic")
@@ -189,22 +211,23 @@ def _run(command: list[str], root: Path, log_name: str, what: str, source: str |
     )
 
 
-def _prune(objects: Path) -> None:
+def _prune(root: Path) -> None:
+    """Remove objects that no build has used for long, unless a build that may want them is under way."""
     oldest = time.time() - OBJECT_LIFETIME
-    for path in objects.iterdir():
-        with contextlib.suppress(OSError):
-            if path.stat().st_mtime < oldest:
-                path.unlink()
+    with (root / LOCKS / EVERY_BUILD).open("w") as lock, contextlib.suppress(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for path in (root / "objects").glob("*"):
+            with contextlib.suppress(OSError):
+                if path.stat().st_mtime < oldest:
+                    path.unlink()
 
 
 def clean() -> Path:
-    """Removes the whole cache; returns where it was."""
+    """Removes the whole cache once no build uses it; returns where it was. Builds that start meanwhile wait."""
     root = cache_root()
     locks = root / LOCKS
     if root.is_dir():
-        with contextlib.ExitStack() as builds:
-            for lock in sorted(locks.glob("*")):
-                builds.enter_context(_locked(lock))
+        with _locked(locks / EVERY_BUILD, fcntl.LOCK_EX, "building"):
             for path in root.iterdir():
                 if path == locks:  # another process may be waiting at one of them
                     continue
