@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 from .calls import BUFFER_BYTES, SIGNATURES, Opapi, T
 from .violations import INVALID, VALID
+from .violations_socs import INVALID_ON, SOCS
 
 NULLPTR, INVALID_PARAM, RUNTIME = 161001, 161002, 361001
 CASES = [(operator, index) for operator, bad in INVALID.items() for index in range(len(bad))]
@@ -141,60 +143,67 @@ torch.npu.set_device(0)
 from ascend_patch.hostcann import _loader
 from operators.calls import BUFFER_BYTES, Opapi, T
 from operators.violations import ON_LATER_SOCS, VALID
-from operators.violations_moe import INT4_GMM
+from operators.violations_socs import INVALID_ON
 opapi = Opapi(_loader.handle("opapi"), _loader.handle("ascendcl"), torch.empty(BUFFER_BYTES, dtype=torch.uint8).npu())
-results = {name: opapi.check(name, {**call, **ON_LATER_SOCS.get(name, {})}) for name, call in VALID.items()}
-results["bfloat16"] = opapi.check("aclnnSilu", {"self": T((4,), "bfloat16"), "out": T((4,), "bfloat16")})
-QUANT = {"x2": [VALID["aclnnQuantMatmulV5"]["x2"]], "x1Scale": [None], "x2Scale": [T((1,), "float32")],
-         "bias": [T((16,), "float32")]}
-VALID_310P = VALID["aclnnQuantMatmulWeightNz"]
-for name, [value] in QUANT.items():
-    results[f"310P {name}"] = opapi.check("aclnnQuantMatmulWeightNz", {**VALID_310P, name: value})
-results["unaligned"] = opapi.check("aclnnSwiGlu", {"x": T((4, 34)), "dim": -1, "out": T((4, 17))})
-results["empty"] = opapi.check("aclnnSwiGlu", {"x": T((0, 64)), "dim": -1, "out": T((0, 32))})
-results["nz"] = opapi.check("aclnnScatterPaKvCache", {**VALID["aclnnScatterPaKvCache"], "cacheMode": "PA_NZ",
-                                                      "keyCache": T((4, 4, 16, 16)), "valueCache": T((4, 4, 16, 16))})
-results["scales of groups"] = opapi.check("aclnnGroupedMatmulV5", {**VALID["aclnnGroupedMatmulV5"], **INT4_GMM})
-print(json.dumps(results))
+start = {name: {**call, **ON_LATER_SOCS.get(name, {})} for name, call in VALID.items()}
+accepted = {name: opapi.check(name, call) for name, call in start.items()}
+violated = {name: [opapi.check(name, {**start[name], **change}) for _, change in bad]
+            for name, bad in INVALID_ON[sys.argv[1]].items()}
+bfloat16 = opapi.check("aclnnSilu", {"self": T((4,), "bfloat16"), "out": T((4,), "bfloat16")})
+print(json.dumps({"accepted": accepted, "violated": violated, "bfloat16": bfloat16}))
 """
 
 
-def results_on(soc: str) -> dict[str, tuple[int, str]]:
+@cache
+def results_on(family: str) -> dict[str, Any]:
+    """Codes and messages on a SoC of this family."""
     folder = Path(__file__).resolve().parent.parent
-    environment = {**os.environ, "HOSTCANN_SOC": soc, "TESTS_FOLDER": str(folder), "PYTHONPATH": str(folder.parents[1])}
+    environment = {
+        **os.environ,
+        "HOSTCANN_SOC": SOCS[family],
+        "TESTS_FOLDER": str(folder),
+        "PYTHONPATH": str(folder.parents[1]),
+    }
     done = subprocess.run(
-        [sys.executable, "-c", ON_OTHER_SOCS], env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", ON_OTHER_SOCS, family], env=environment, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return {name: tuple(result) for name, result in json.loads(done.stdout.splitlines()[-1]).items()}  # type: ignore[misc]
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
-def test_310p(tables: dict[str, Any]) -> None:
-    results = results_on("Ascend310P3")
+@pytest.mark.parametrize("family", SOCS)
+def test_other_socs_have_these_operators(family: str, tables: dict[str, Any]) -> None:
+    results = results_on(family)["accepted"]
     for name, table in tables.items():
-        if "310P" in table["families"].split(", "):
-            assert results[name] == (0, ""), name
+        code, message = results[name]
+        if family in table["families"].split(", "):
+            assert (code, message) == (0, ""), name
         else:
-            assert results[name][0] == INVALID_PARAM
-            assert f"{name} does not exist on Ascend310P3; it exists on {table['families']}" in results[name][1]
-    assert (
-        results["bfloat16"][0] == INVALID_PARAM and "allowed: float32, float16 on Ascend310P3" in results["bfloat16"][1]
-    )
-    assert (
-        results["unaligned"][0] == INVALID_PARAM and "a last dimension aligned to 64 bytes" in results["unaligned"][1]
-    )
-    assert results["empty"][0] == INVALID_PARAM and "a tensor that is not empty" in results["empty"][1]
-    for name, allowed in (
-        ("x2", "format FRACTAL_NZ"), ("x1Scale", "present"), ("x2Scale", "float32, one per column"), ("bias", "int32"),
-    ):  # fmt: skip
-        code, message = results[f"310P {name}"]
-        assert code == INVALID_PARAM and f": {name} is " in message and allowed in message, message
+            assert code == INVALID_PARAM
+            assert f"{name} does not exist on {SOCS[family]}; it exists on {table['families']}" in message
 
 
-def test_950(tables: dict[str, Any]) -> None:
-    results = results_on("Ascend950PR_9589")
-    for name, table in tables.items():
-        assert (results[name][0] == 0) == ("950" in table["families"].split(", ")), name
-    assert results["nz"][0] == INVALID_PARAM and 'cacheMode is "PA_NZ"; allowed: "Norm"' in results["nz"][1]
-    code, message = results["scales of groups"]
-    assert code == INVALID_PARAM and "antiquantScale is" in message and "[groups, columns of out] (source" in message
+def test_310p_has_no_bfloat16() -> None:
+    code, message = results_on("310P")["bfloat16"]
+    assert code == INVALID_PARAM and "allowed: float32, float16 on Ascend310P3" in message
+
+
+@pytest.mark.parametrize("family", SOCS)
+def test_a_violated_rule_of_other_socs(family: str, tables: dict[str, Any]) -> None:
+    for operator, results in results_on(family)["violated"].items():
+        for (argument, _), (code, message) in zip(INVALID_ON[family][operator], results, strict=True):
+            rule = rule_of(tables[operator], message)
+            assert (rule["argument"], rule["code"]) == (argument, code) and operator in message
+
+
+def test_no_rule_of_other_socs_is_left_out(tables: dict[str, Any]) -> None:
+    for operator, table in tables.items():
+        for rule in table["rules"]:
+            families = rule["families"].split(", ")
+            if "910B" in families:
+                continue
+            assert set(families) & set(SOCS), f"no SoC of {families} is tested: {rule}"
+            for family in set(families) & set(SOCS) & set(table["families"].split(", ")):
+                messages = [message for _, message in results_on(family)["violated"].get(operator, [])]
+                assert rule in [rule_of(table, message) for message in messages], (operator, family, rule)

@@ -102,8 +102,6 @@ std::vector<Rule> with_common_rules(std::vector<Rule> rules) {
       {"expertIds", "1 to 512 tokens", "constraints, BS, Atlas A3",
        [](const Call& c) { return c.size("expertIds", 0) >= 1 && c.size("expertIds", 0) <= 512; }, kTilingError,
        kA3A5},
-      {"moeExpertNum", "at most 2048 experts on all ranks", "constraints, localExpertNum",
-       [](const Call& c) { return own_experts(c) * ranks(c) <= 2048; }, kTilingError, kA3A5},
       {"globalBS", "0, or the ranks times the most tokens of a rank", "parameters, globalBS",
        [](const Call& c) {
          return c.integer("globalBS") % ranks(c) == 0 && most_tokens(c) >= c.size("expertIds", 0);

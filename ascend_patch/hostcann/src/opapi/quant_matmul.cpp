@@ -99,8 +99,6 @@ const OperatorTable kQuantMatmulWeightNz{
           [](const Call& c) { return is_contiguous(*c.tensor("x2")); }, kAclnnInvalidParam, kAllFamilies & ~k950},
          {"x2", "more than one row and more than one column", "constraints, a size of 1",
           [](const Call& c) { return c.size("x2", 0) > 1 && c.size("x2", 1) > 1; }},
-         {"x1Scale", "present (without it x2Scale is packed, which is not emulated)", "constraints, 310P, types",
-          [](const Call& c) { return c.has("x1Scale"); }, kAclnnInvalidParam, k310P},
          {"x2Scale", "float32, one per column of x2", "constraints, 310P, types and K-C",
           [](const Call& c) { return c.tensor("x2Scale")->dtype == kFloat && c.size("x2Scale", 0) == c.size("x2", 1); },
           kAclnnInvalidParam, k310P},
