@@ -110,6 +110,60 @@ def test_copies_convert(formats: ModuleType, dtype: str) -> None:
         cast.t().copy_(other.t())
 
 
+def test_what_the_cast_of_aclop_touches_is_inside_its_buffers(formats: ModuleType) -> None:
+    """Identity, asked without torch-npu in between."""
+    torch = formats
+    import ctypes
+
+    from ascend_patch.hostcann import _loader
+
+    acl, compiler = _loader.handle("ascendcl"), _loader.handle("acl_op_compiler")
+    for name in ("aclCreateTensorDesc", "aclCreateDataBuffer"):
+        getattr(acl, name).restype = ctypes.c_void_p
+    source, target = numbers(torch, "float16", 33, 70).npu(), torch.zeros(5 * 48 * 16, dtype=torch.float16).npu()
+    shape, memory = (33, 70), (5, 3, 16, 16)
+
+    def side(dims: Any, stored: Any, form: int, tensor: Any, count: int) -> tuple[Any, Any]:
+        def sizes(values: Any) -> Any:
+            return (ctypes.c_int64 * len(values))(*values)
+
+        description = ctypes.c_void_p(acl.aclCreateTensorDesc(1, len(dims), sizes(dims), ND))
+        acl.aclSetTensorFormat(description, form)
+        acl.aclSetTensorShape(description, len(stored), sizes(stored))
+        address = ctypes.c_void_p(tensor.data_ptr() if tensor is not None else None)
+        buffer = ctypes.c_void_p(acl.aclCreateDataBuffer(address, ctypes.c_size_t(count)))
+        return (ctypes.c_void_p * 1)(description), (ctypes.c_void_p * 1)(buffer)
+
+    def identity(read: tuple[Any, Any], written: tuple[Any, Any]) -> int:
+        null = ctypes.c_void_p(None)
+        code: int = compiler.aclopCompileAndExecute(b"Identity", 1, *read, 1, *written, null, 0, 0, null, null)
+        torch.npu.synchronize()
+        for descriptions, buffers in (read, written):
+            acl.aclDestroyTensorDesc(ctypes.c_void_p(descriptions[0]))
+            acl.aclDestroyDataBuffer(ctypes.c_void_p(buffers[0]))
+        return code
+
+    plain, tiles = 33 * 70 * 2, 48 * 80 * 2
+    for read, written in (
+        (side(shape, shape, ND, source, plain), side(shape, memory, NZ, target, 100)),
+        (side(shape, shape, ND, source, 100), side(shape, memory, NZ, target, tiles)),
+        (side(shape, memory, NZ, target, plain), side(shape, shape, ND, source, plain)),
+        (side(shape, memory, NZ, target, tiles), side(shape, shape, ND, source, plain - 2)),
+        (side(shape, shape, ND, None, 0), side(shape, memory, NZ, target, tiles)),
+        (side(shape, shape, ND, None, 0), side(shape, shape, ND, None, 0)),
+        (side(shape, shape, ND, source, 100), side(shape, shape, ND, target, 100)),
+        (side((70, 33), shape, ND, source, plain), side(shape, memory, NZ, target, tiles)),
+        (side(shape, shape, ND, source, plain), side((70, 33), memory, NZ, target, tiles)),
+        (side(shape, (35, 70), ND, source, plain), side(shape, memory, NZ, target, tiles)),
+        (side((70, 33), shape, ND, source, plain), side(shape, shape, ND, target, plain)),
+    ):
+        assert identity(read, written) != 0
+    assert not target.any()
+    read, written = side(shape, shape, ND, source, plain), side(shape, memory, NZ, target, tiles)
+    assert identity(read, written) == 0
+    assert torch.equal(target.cpu(), tiled(torch, source.cpu()).flatten())
+
+
 def test_what_would_misread_tiles_refuses_them(formats: ModuleType) -> None:
     torch = formats
     import torch_npu

@@ -34,24 +34,41 @@ aclError refuse(const char* operator_type) {
               operator_type);
 }
 
+// Whether a buffer has the bytes that dimensions like these take, which are all known.
+bool holds(const aclDataBuffer& buffer, const std::vector<int64_t>& dims, int64_t element_bytes) {
+  size_t needed = static_cast<size_t>(element_bytes);
+  for (const int64_t size : dims) {
+    if (size < 0) return false;
+    needed *= static_cast<size_t>(size);
+  }
+  return buffer.bytes >= needed;
+}
+
 // A copy: between ND and FRACTAL_NZ, or, where private formats are not allowed, without any change.
 aclError cast_format(const aclTensorDesc& from, const aclDataBuffer& source, const aclTensorDesc& to,
                      const aclDataBuffer& target, Stream stream) {
   for (const aclDataBuffer* buffer : {&source, &target}) {
-    if (!is_device_memory(buffer->data, buffer->bytes)) {
-      return fail(kAclnnRuntimeError, "Identity: memory outside the device");
+    if (buffer->data == nullptr || !is_device_memory(buffer->data, buffer->bytes)) {
+      return fail(kAclnnRuntimeError, "Identity: %zu bytes at %p, which are not all memory of the device", buffer->bytes,
+                  buffer->data);
     }
+  }
+  if (from.dims != to.dims) {
+    return fail(kAclnnInvalidParam, "Identity: input and output have different shapes");
   }
   const std::vector<Access> accesses = {{source.data, source.bytes, false}, {target.data, target.bytes, true}};
   const bool plain = !is_private(from.storage_format) && !is_private(to.storage_format);
   if (plain && from.data_type == to.data_type && from.storage_dims == to.storage_dims && source.bytes == target.bytes) {
+    if (!holds(source, from.storage_dims, 1)) {
+      return fail(kAclnnInvalidParam, "Identity: buffers of %zu bytes are too small for their shape", source.bytes);
+    }
     auto copy = [read = source.data, written = target.data, bytes = source.bytes] { std::memmove(written, read, bytes); };
     return launch(stream, "Identity", copy, accesses);
   }
   const bool into = to.storage_format == kFractalNz;
   const aclTensorDesc& tiled = into ? to : from;
-  const int other = into ? from.storage_format : to.storage_format;
-  if (tiled.storage_format != kFractalNz || is_private(other)) {
+  const aclTensorDesc& plain_side = into ? from : to;
+  if (tiled.storage_format != kFractalNz || is_private(plain_side.storage_format)) {
     return fail(kFeatureUnsupported, "Identity from format %d to %d: hostcann has FRACTAL_NZ (29) and no other private format",
                 from.storage_format, to.storage_format);
   }
@@ -64,10 +81,14 @@ aclError cast_format(const aclTensorDesc& from, const aclDataBuffer& source, con
     return fail(kAclnnInvalidParam, "Identity: %s does not compute in bfloat16", soc().name);
   }
   const int64_t bytes = from.data_type == kInt8 ? 1 : 2;
-  const std::vector<int64_t> shape = (into ? from : to).dims;
-  if (shape.size() < 2 || tiled.storage_dims != fractal_nz_shape(shape, bytes)) {
+  const std::vector<int64_t> shape = plain_side.dims;
+  if (shape.size() < 2 || tiled.storage_dims != fractal_nz_shape(shape, bytes) || plain_side.storage_dims != shape) {
     return fail(kAclnnInvalidParam, "Identity between ND and FRACTAL_NZ: the memory does not have the shape that these "
-                "matrices need in FRACTAL_NZ");
+                "matrices need in ND and in FRACTAL_NZ");
+  }
+  if (!holds(source, from.storage_dims, bytes) || !holds(target, to.storage_dims, bytes)) {
+    return fail(kAclnnInvalidParam, "Identity between ND and FRACTAL_NZ: buffers of %zu and %zu bytes, of which one is too "
+                "small for the shape of its memory", source.bytes, target.bytes);
   }
   auto work = [into, shape, bytes, read = source.data, written = target.data] {
     if (into) {
