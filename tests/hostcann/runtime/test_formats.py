@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import metadata
 from types import ModuleType
 from typing import Any
 
@@ -245,13 +246,14 @@ with trace.recording() as counts:
     back = torch_npu.npu_format_cast(cast, 2)
     torch.npu.synchronize()
     calls = counts()["aclnn"]
-assert list(calls) == ["aclnnNpuFormatCast"], calls
 assert torch_npu.get_npu_format(cast) == 29 and torch_npu.get_npu_format(back) == 2
 assert cast.untyped_storage().nbytes() == 48 * 80 * 2
 assert torch.equal(cast.cpu(), plain) and torch.equal(back.cpu(), plain)
-print("cast by aclnn")
+print("cast by", *calls)
 """
 
 
 def test_from_cann_9_1_on_the_cast_is_an_aclnn_operator(run: Any) -> None:
-    assert "cast by aclnn" in run(NEWER_CANN, HOSTCANN_CANN="9.1.0").stdout
+    """For a torch-npu of summer 2026 and later: 2.9.0.post9, 2.10.0.post7, 2.11.0.post3, 2.13 and 2.14, not 2.9.1."""
+    operator = "Identity" if metadata.version("torch-npu") == "2.9.1" else "aclnnNpuFormatCast"
+    assert f"cast by {operator}\n" in run(NEWER_CANN, HOSTCANN_CANN="9.1.0").stdout
