@@ -62,6 +62,10 @@ INVALID_ON: dict[str, dict[str, list[tuple[str, Arguments]]]] = {
         ],
         "aclnnMatmulAllReduce": [("group", {"group": "$three"})],
         "aclnnMatmulWeightNz": [("cubeMathType", {"cubeMathType": 1})],
+        "aclnnNpuFormatCast": [
+            ("srcTensor", {"srcTensor": T((1, 70)), "dstTensor": T((1, 70), nz=True)}),
+            ("srcTensor", {"srcTensor": T((3, 1, 70)), "dstTensor": T((3, 1, 70), nz=True)}),
+        ],
         "aclnnMoeDistributeDispatchV2": [
             *_LATER_EP_BAD,
             ("x", {"x": T((3, 992)), "expandXOut": T((12, 992))}),

@@ -30,6 +30,14 @@ bool other_is_plain(const Call& c) {
                                                                              : c.tensor("srcTensor")->format);
 }
 
+// Casts to FRACTAL_NZ that the 950 does not have yet: of 16-bit matrices [1, n].
+bool missing_on_950(const aclTensor& source, int target_format) {
+  return source.format != kFractalNz && target_format == kFractalNz && source.dtype != kInt8 &&
+         source.shape[source.shape.size() - 2] == 1;
+}
+
+constexpr const char* kRowsOn950 = "more than one row, for a cast of float16 or bfloat16 to FRACTAL_NZ on Ascend 950";
+
 TensorRow either(const char* name) { return {name, kTypes, 2, 6, true, Presence::kRequired, Layout::kAny}; }
 
 const OperatorTable kNpuFormatCast{
@@ -41,6 +49,9 @@ const OperatorTable kNpuFormatCast{
      {"dstTensor", "the shape of srcTensor", "function", [](const Call& c) { return c.same_shape("srcTensor", "dstTensor"); }},
      {"srcTensor", "no size of 0", "return values, empty tensors",
       [](const Call& c) { return element_count(*c.tensor("srcTensor")) > 0; }},
+     {"srcTensor", kRowsOn950, "constraints, Ascend 950, k = 1",
+      [](const Call& c) { return !missing_on_950(*c.tensor("srcTensor"), c.tensor("dstTensor")->format); },
+      kAclnnInvalidParam, family(SocFamily::k950)},
      {"dstTensor", "one side with memory [.., ceil(columns / C0), ceil(rows / 16), 16, C0], C0 of 32 bytes",
       "parameters, dstShape", memory_fits}}};
 
@@ -74,6 +85,10 @@ ACL_API aclError aclnnNpuFormatCastCalculateSizeAndFormat(const aclTensor* sourc
   if (source->shape.size() < 2 || source->shape.size() > 6 || element_count(*source) == 0) {
     return fail(kAclnnInvalidParam, "%s: srcTensor is %s; allowed: 2 to 6 dimensions, none of size 0 (source: %s)", name,
                 describe(*source).c_str(), kSource);
+  }
+  if (soc().family == SocFamily::k950 && missing_on_950(*source, target_format)) {
+    return fail(kAclnnInvalidParam, "%s: srcTensor is %s; allowed: %s (source: %s)", name, describe(*source).c_str(),
+                kRowsOn950, kSource);
   }
   const std::vector<int64_t> shape =
       into ? fractal_nz_shape(source->shape, static_cast<int64_t>(element_size(source->dtype))) : source->shape;
