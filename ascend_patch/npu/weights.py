@@ -18,8 +18,9 @@ _ROWS, _ROW_BYTES = 16, 32  # of a tile
 def format_cast_nz(weight: torch.Tensor) -> torch.Tensor:
     """A copy of `weight` in FRACTAL_NZ: the same values, sizes and strides over memory that holds tiles.
 
-    Products take it; a copy, also to the host, gives or takes plain values. What works on parts of it, or computes with
-    it, goes through a conversion on the device or is refused.
+    Products take it; ``copy_`` to or from it, also on the host, gives or takes plain values, but on 950 only to the
+    host and between tensors that are both so. What works on parts of it, computes with it, or clones it while private
+    formats are not allowed, goes through a conversion on the device or is refused.
 
     Args:
         weight: ``[..., rows, columns]`` float16, bfloat16 or int8, contiguous.

@@ -111,6 +111,34 @@ def test_copies_convert(formats: ModuleType, dtype: str) -> None:
         cast.t().copy_(other.t())
 
 
+def test_a_clone_of_whole_tiles_is_in_tiles(formats: ModuleType) -> None:
+    """As torch-npu makes it, which copies the memory then; another one has plain values."""
+    torch = formats
+    import torch_npu
+
+    plain = numbers(torch, "float16", 3, 32, 48)
+    cast = torch_npu.npu_format_cast(plain.npu(), NZ)
+    for tiles, values in ((cast, plain), (cast[1:], plain[1:]), (cast[2], plain[2])):
+        clone = tiles.clone()
+        assert torch_npu.get_npu_format(clone) == NZ and clone.data_ptr() != tiles.data_ptr()
+        assert torch.equal(memory_of(torch, clone), tiled(torch, values).flatten())
+    turned = cast.transpose(1, 2).clone(memory_format=torch.contiguous_format)
+    assert torch_npu.get_npu_format(turned) == ND and torch.equal(turned.cpu(), plain.transpose(1, 2))
+
+
+def test_clones_that_torch_npu_gets_wrong_are_refused(formats: ModuleType) -> None:
+    torch = formats
+    import torch_npu
+
+    cast = torch_npu.npu_format_cast(numbers(torch, "int8", 3, 32, 48).npu(), NZ)  # a third of the last tiles is empty
+    for part in (cast[:, 3:7], cast[..., 16:], cast[1:], cast[1]):
+        with pytest.raises(RuntimeError, match="a copy of a part of a tensor in FRACTAL_NZ"):
+            part.clone()
+    torch.npu.config.allow_internal_format = False
+    with pytest.raises(RuntimeError, match=r"only while torch\.npu\.config\.allow_internal_format is set"):
+        cast.clone()
+
+
 def test_what_the_cast_of_aclop_touches_is_inside_its_buffers(formats: ModuleType) -> None:
     """Identity, asked without torch-npu in between."""
     torch = formats
@@ -257,3 +285,38 @@ def test_from_cann_9_1_on_the_cast_is_an_aclnn_operator(run: Any) -> None:
     """For a torch-npu of summer 2026 and later: 2.9.0.post9, 2.10.0.post7, 2.11.0.post3, 2.13 and 2.14, not 2.9.1."""
     operator = "Identity" if metadata.version("torch-npu") == "2.9.1" else "aclnnNpuFormatCast"
     assert f"cast by {operator}\n" in run(NEWER_CANN, HOSTCANN_CANN="9.1.0").stdout
+
+
+ON_950 = """
+torch.npu.config.allow_internal_format = True
+plain = (torch.arange(32 * 48) % 101 - 50).view(32, 48).half()
+cast, other = (torch_npu.npu_format_cast(values.npu(), 29) for values in (plain, plain + 1))
+assert torch.equal(cast.cpu(), plain)
+address = cast.data_ptr()
+assert torch.equal(cast.copy_(other).cpu(), plain + 1) and torch_npu.get_npu_format(cast) == 29
+assert cast.data_ptr() == address
+part, turned, ints = cast[1:], other.t(), torch_npu.npu_format_cast(torch.ones(1, 48, dtype=torch.int8).npu(), 29)
+for refused, says in (
+    (lambda: cast.copy_(plain), "copies such a tensor to the host"),
+    (lambda: cast.copy_(plain.npu()), "copies such a tensor to the host"),
+    (lambda: plain.npu().copy_(cast), "copies such a tensor to the host"),
+    (lambda: part.copy_(other[1:]), "copies such a tensor to the host"),
+    (lambda: cast.clone(), "copies such a tensor to the host"),
+    (lambda: turned.contiguous(), "copies such a tensor to the host"),
+    (lambda: cast.float(), "copies such a tensor to the host"),
+    (lambda: torch_npu.npu_format_cast(plain[:1].npu(), 29), "more than one row, for a cast of float16 or bfloat16"),
+):
+    try:
+        refused()
+    except RuntimeError as error:
+        assert says in str(error), error
+    else:
+        raise AssertionError(says)
+assert torch.equal(cast.cpu(), plain + 1) and torch.equal(ints.cpu(), torch.ones(1, 48, dtype=torch.int8))
+print("refused on 950")
+"""
+
+
+def test_950_copies_tiles_to_the_host_or_to_the_same_tiles(run: Any) -> None:
+    """What torch-npu and CANN say of the 950, where copies do not convert."""
+    assert "refused on 950" in run(ON_950, HOSTCANN_SOC="Ascend950PR_9589").stdout

@@ -35,6 +35,22 @@ void check_copy_order(const at::Tensor& self, const at::Tensor& source, c10::Dev
   TORCH_CHECK(host_access("copy_", accesses) == kSuccess, last_message());
 }
 
+// What torch-npu copies on Ascend 950 where a private format is involved: to the host, and tiles to the same tiles.
+// (source: torch-npu, copy_ of 2.9.0.post9 and of 2.10 to 2.14; 2.9.1 refuses tiles to tiles, too)
+void check_copy_on_950(const at::Tensor& self, const at::Tensor& source) {
+  const StorageDescription *to = private_format(self), *from = is_npu(source) ? private_format(source) : nullptr;
+  if (C10_LIKELY(to == nullptr && from == nullptr)) return;
+  const bool same_tiles = to != nullptr && from != nullptr && self.device() == source.device() &&
+                          self.scalar_type() == source.scalar_type() && to->format == from->format &&
+                          to->storage_sizes == from->storage_sizes && to->base_sizes == from->base_sizes &&
+                          self.sizes() == c10::IntArrayRef(to->base_sizes) && self.sizes() == source.sizes() &&
+                          self.is_contiguous() && source.is_contiguous() && self.storage_offset() == 0 &&
+                          source.storage_offset() == 0;
+  TORCH_CHECK(same_tiles, "hostcann: copy_ on ", soc().name, " where a tensor is in a private format: torch-npu copies such "
+              "a tensor to the host, and all of it into another of the same shape, type and format, nothing else "
+              "(error 161002)");
+}
+
 }  // namespace
 
 at::Tensor& copy_(at::Tensor& self, const at::Tensor& source, bool non_blocking) {
@@ -43,6 +59,7 @@ at::Tensor& copy_(at::Tensor& self, const at::Tensor& source, bool non_blocking)
   const bool to_npu = is_npu(self);
   const bool from_npu = is_npu(source);
   const bool crosses = to_npu != from_npu;
+  if (C10_UNLIKELY(soc().family == SocFamily::k950) && to_npu) check_copy_on_950(self, source);
   if (C10_UNLIKELY(trace_enabled())) {
     trace_count(TraceKind::kCopy, direction(to_npu, from_npu), source.nbytes());
     if (crosses && !non_blocking) trace_count(TraceKind::kSync, "copy_");

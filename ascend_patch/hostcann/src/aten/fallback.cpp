@@ -260,18 +260,35 @@ const StorageDescription* first_private_format(const OperatorPlan& plan, const S
   return nullptr;
 }
 
+// Whether `tensor` is made of whole tiles that follow each other: all of the memory, or some of its matrices.
+bool has_whole_tiles(const at::Tensor& tensor, const StorageDescription& description) {
+  const c10::IntArrayRef sizes = tensor.sizes(), base = description.base_sizes;
+  if (sizes.size() < 2 || base.size() < 2 || !tensor.is_contiguous()) return false;
+  const int64_t rows = sizes[sizes.size() - 2], columns = sizes.back();
+  if (rows != base[base.size() - 2] || columns != base.back()) return false;
+  const bool filled = rows % kFractalRows == 0 && columns % fractal_columns(tensor.itemsize()) == 0;
+  return tensor.storage_offset() == 0 || (filled && tensor.storage_offset() % (rows * columns) == 0);
+}
+
+bool is_part(const at::Tensor& tensor, const StorageDescription& description) {
+  return (tensor.is_contiguous() && tensor.storage_offset() != 0) ||
+         (tensor.strides() == c10::IntArrayRef(description.base_strides) &&
+          tensor.sizes() != c10::IntArrayRef(description.base_sizes));
+}
+
 }  // namespace
 
 Fallback::Fallback(const c10::OperatorHandle& handle) : plan_(handle) {
-  if (plan_.floats_only) of_torch_npu_.emplace(handle.getComputedKernelForDispatchKey(c10::DispatchKey::PrivateUse1));
+  if (plan_.floats_only || plan_.name == "clone") of_torch_npu_.emplace(handle.getComputedKernelForDispatchKey(c10::DispatchKey::PrivateUse1));
 }
 
 // A CPU kernel would take the memory for what the sizes and strides say. Products go through torch-npu's own kernel, which
-// knows the operators of CANN for weights in FRACTAL_NZ; what only copies converts; the rest is refused.
+// knows the operators of CANN for weights in FRACTAL_NZ; so do clones of whole tiles, which stay tiles; other copies
+// convert; the rest is refused.
 bool Fallback::run_on_private_formats(const c10::OperatorHandle& handle, Stack* stack) const {
   const StorageDescription* const found = first_private_format(plan_, *stack);
   if (C10_LIKELY(found == nullptr)) return false;
-  if (of_torch_npu_) {
+  if (plan_.floats_only) {
     of_torch_npu_->callBoxed(handle, c10::DispatchKeySet(c10::DispatchKey::PrivateUse1), stack);
     return true;
   }
@@ -283,6 +300,15 @@ bool Fallback::run_on_private_formats(const c10::OperatorHandle& handle, Stack* 
       stack->emplace_back(given);
       return true;
     }
+    if (soc().family != SocFamily::k950 && has_whole_tiles(given, *found)) {
+      of_torch_npu_->callBoxed(handle, c10::DispatchKeySet(c10::DispatchKey::PrivateUse1), stack);
+      TORCH_CHECK(private_format_of(stack->back().toTensor()) != nullptr,
+                  "hostcann: torch-npu clones a tensor in a private format only while torch.npu.config.allow_internal_format"
+                  " is set; otherwise it takes the tiles for the values of a plain tensor, which are wrong (error 161002)");
+      return true;
+    }
+    TORCH_CHECK(!is_part(given, *found), "hostcann: a copy of a part of a tensor in FRACTAL_NZ, which torch-npu would cut out "
+                "in that format; cast it to ND first: torch_npu.npu_format_cast(tensor, 2) (error 161002)");
     at::Tensor copy = to_copy(given, {}, {}, {}, {}, false,
                               (*stack)[first + 1].toOptional<at::MemoryFormat>());
     stack->resize(first);

@@ -20,7 +20,7 @@ class Fallback final : public c10::OperatorKernel {
   bool run_on_private_formats(const c10::OperatorHandle& handle, torch::jit::Stack* stack) const;
 
   OperatorPlan plan_;
-  std::optional<c10::SafeKernelFunction> of_torch_npu_;  // of a matrix product, which takes weights in FRACTAL_NZ
+  std::optional<c10::SafeKernelFunction> of_torch_npu_;  // of products and clone, for FRACTAL_NZ
 };
 
 // torch-npu's own kernel for `item()`, which reads where sizes and strides say: of a tensor in a private format, a copy.
