@@ -12,7 +12,7 @@ from ascend_patch import npu
 from ascend_patch.patches.quantization import _int8_experts
 
 pytestmark = pytest.mark.usefixtures("device")
-TOKENS, HIDDEN, INNER, EXPERTS, CHOSEN = 9, 64, 48, 6, 3
+TOKENS, HIDDEN, INNER, EXPERTS, CHOSEN = 9, 48, 48, 6, 3
 
 
 def random(*shape: int, seed: int) -> torch.Tensor:
@@ -52,7 +52,7 @@ def test_experts_one_after_another(
     stored = {name: value.cpu() for name, value in vars(layer).items() if isinstance(value, torch.Tensor)}
     method = SimpleNamespace(moe=SimpleNamespace(in_dtype=dtype))
     _int8_experts.process_weights_after_loading(method, layer)
-    # The depth of the second one does not fill tiles of 32.
+    # The columns of the second one do not fill tiles of 32.
     assert [npu.is_nz(layer.w13_weight.data), npu.is_nz(layer.w2_weight.data)] == [weight_format == "nz", False]
     x = random(TOKENS, HIDDEN, seed=3).to(dtype)
     weights = random(TOKENS, chosen_per_token, seed=4).abs()
