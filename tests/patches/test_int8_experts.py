@@ -32,6 +32,7 @@ def made(**options: Any) -> SimpleNamespace:
     )
     tensors = {"w13_weight": w13, "w13_weight_scale": w13_scale, "w2_weight": w2, "w2_weight_scale": w2_scale}
     values = {"activation": "silu", "expert_map": None, "apply_router_weight_on_input": False, **options}
+    values["local_num_experts"] = EXPERTS
     return SimpleNamespace(**{name: value.npu() for name, value in tensors.items()}, **values)
 
 

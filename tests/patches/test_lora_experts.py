@@ -80,6 +80,7 @@ class Case:
             w13_weight=on_device(self.w13[chosen], self.dtype),
             w2_weight=on_device(self.w2[chosen], self.dtype),
             expert_map=None,
+            local_num_experts=len(self.w13[chosen]),
             npu_manager=None,
             adapters=adapters,
         )

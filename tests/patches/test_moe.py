@@ -29,6 +29,8 @@ def layer(**options: Any) -> SimpleNamespace:
         "apply_router_weight_on_input": False,
         **options,
     }
+    if "w13_weight" in options:
+        values["local_num_experts"] = len(options["w13_weight"])
     return SimpleNamespace(
         **{name: value.npu() if isinstance(value, torch.Tensor) else value for name, value in values.items()}
     )
