@@ -78,17 +78,18 @@ def write_flipped_weights(folder: str, to: str) -> None:
 
 
 def weight_addresses(name: str) -> Any:
-    """Where the parameters are, and whatever else layers hold on the device: what a captured graph goes on reading."""
+    """Where the parameters are, and what the patches keep beside them: what a captured graph goes on reading."""
 
     def run(worker: Any) -> Any:
         import torch
 
-        return {
-            f"{path}.{name}": value.data_ptr()
-            for path, layer in worker.model_runner.model.named_modules()
-            for name, value in (*layer._parameters.items(), *vars(layer).items())
-            if torch.is_tensor(value) and value.device.type != "cpu"
-        }
+        found = {}
+        for path, layer in worker.model_runner.model.named_modules():
+            kept = {name: value for name, value in vars(layer).items() if name.startswith("npu_")}
+            for name, value in {**layer._parameters, **kept}.items():
+                if torch.is_tensor(value):
+                    found[f"{path}.{name}"] = value.data_ptr()
+        return found
 
     return ENGINES[name].collective_rpc(run)[0]
 
