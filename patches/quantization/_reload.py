@@ -9,7 +9,7 @@ import torch
 
 from ascend_patch.patches.quantization._parameters import is_ready
 
-_OPTIONAL = ("bias", "g_idx", "w13_g_idx", "w2_g_idx")
+_OPTIONAL = ("bias", "g_idx", *(f"{part}_{name}" for part in ("w13", "w2") for name in ("g_idx", "weight_shape")))
 """Parameters that a checkpoint may lack; their methods know what that means."""
 
 

@@ -83,7 +83,7 @@ class AscendWeightOnlyExperts(FusedMoEMethodBase):
             self._create(layer, part, num_experts, rows, columns, params_dtype)
 
     def _refuses(self, rows: int, columns: int, own_columns: int, dtype: torch.dtype) -> str:
-        bits, group, shifted, ordered, _ = self.scheme
+        bits, group, _, ordered, _ = self.scheme
         each = 32 // bits
         groups = 1 if group == -1 else rows // group
         if ordered:
@@ -91,11 +91,21 @@ class AscendWeightOnlyExperts(FusedMoEMethodBase):
         if getattr(self.moe, "has_bias", False):
             return "experts with biases do not run here in this form: take a checkpoint whose experts are not quantized"
         if group != -1 and rows % group:
-            return f"groups of {group} do not divide the {rows} rows per device: use fewer devices"
+            return f"groups of {group} do not divide the {rows} rows per device: {self._remedy()}"
         packs_columns = self.layout.packed == self.layout.columns
-        if (own_columns % each and (packs_columns or shifted or bits == 4)) or (rows % each and not packs_columns):
-            return f"one number holds {each}, which {rows} x {columns} per device cut apart: use fewer devices"
+        in_columns = packs_columns or bits == 4 or self._has_points()
+        if (own_columns % each and in_columns) or (rows % each and not packs_columns):
+            return f"one number holds {each}, which {rows} x {columns} per device cut apart: {self._remedy()}"
         return npu.weight_only_grouped_matmul_refuses(dtype, bits, groups)
+
+    def _has_points(self) -> bool:
+        """Whether the checkpoint does: symmetric ones in GPTQ's format have zero points all the same."""
+        return self.scheme.shifted or self.layout is not COMPRESSED
+
+    def _remedy(self) -> str:
+        if self.moe.tp_size > 1:
+            return "use fewer devices, or give them whole experts with --enable-expert-parallel"
+        return "quantize with sizes that fit, or take a model that is not quantized"
 
     def _create(self, layer: Any, part: str, experts: int, rows: int, columns: int, dtype: torch.dtype) -> None:
         layout, each = self.layout, 32 // self.scheme.bits
@@ -109,8 +119,7 @@ class AscendWeightOnlyExperts(FusedMoEMethodBase):
         packed = (rows, columns // each) if layout.packed == layout.columns else (rows // each, columns)
         add(layout.weight, *packed, torch.int32)
         add(layout.scale, count, columns, dtype)
-        # Symmetric checkpoints in GPTQ's format have zero points all the same.
-        if self.scheme.shifted or layout is not COMPRESSED:
+        if self._has_points():
             add(layout.points, count, columns // each, torch.int32)
         whole = rows * (self.moe.tp_size if part == "w2" else 1)
         for name, length in ((layout.order, whole), (layout.sizes, 2)):
