@@ -61,9 +61,9 @@ def test_tokens_are_those_of_transformers(
         options = {**OPTIONS, **layout, "distributed_executor_backend": "ray"}
         process.call("load", name="ray", model=model, **options)
         found = process.call("generate", name="ray", prompts=prompts(), params=GREEDY)
-        cluster.remember_segments()
         process.call("unload", name="ray")
     finally:
+        cluster.remember_segments()
         code = process.close()
     assert [answer["token_ids"] for answer in found] == expected
     assert code == 0, process.log_tail()

@@ -6,6 +6,7 @@ answers are JSON lines; whatever the process prints goes to its log file.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -87,7 +88,10 @@ def own(environment: dict[str, str], log: IO[str]) -> subprocess.Popen[bytes]:
 
 
 class Worker:
-    """One such process. `call` runs a function of `engine_functions` or of its siblings (`worker_main`) in it."""
+    """One such process. `call` runs a function of `engine_functions` or of its siblings (`worker_main`) in it.
+
+    As a context it leaves no process behind, also where a test fails in the middle.
+    """
 
     def __init__(self, log_file: Path, **environment: str) -> None:
         self.log_file = log_file
@@ -139,6 +143,19 @@ class Worker:
     def _kill(self) -> None:
         """End it and the engine processes that it has: an orphan would go on computing."""
         os.killpg(self.process.pid, signal.SIGKILL)
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            if self.process.returncode is None:
+                self.close()
+            return
+        with contextlib.suppress(WorkerError):  # what went wrong before matters
+            self.close()
+        with contextlib.suppress(ProcessLookupError):
+            self._kill()  # ranks of an engine that nobody unloaded
 
     def log(self) -> str:
         return self.log_file.read_text(encoding="utf-8", errors="replace")

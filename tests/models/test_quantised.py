@@ -166,12 +166,12 @@ def test_two_devices_add_a_bias_once(
 
 def on_two_devices(folder: str, reference: Worker, tmp_path: Path, **options: Any) -> None:
     expected = reference.call("reference_greedy", folder=folder, dtype="bfloat16", prompts=prompts(), count=COUNT)
-    process = Worker(tmp_path / "worker.log", XDG_RUNTIME_DIR=str(tmp_path))
-    process.call("load", name="two", model=folder, skip_tokenizer_init=True, dtype="bfloat16", tensor_parallel_size=2,
-                 distributed_executor_backend="mp", **options)  # fmt: skip
-    got = process.call("generate", name="two", prompts=prompts(), params=GREEDY)
-    process.call("unload", name="two")
-    assert process.close() == 0, process.log_tail()
+    with Worker(tmp_path / "worker.log", XDG_RUNTIME_DIR=str(tmp_path)) as process:
+        process.call("load", name="two", model=folder, skip_tokenizer_init=True, dtype="bfloat16",
+                     tensor_parallel_size=2, distributed_executor_backend="mp", **options)  # fmt: skip
+        got = process.call("generate", name="two", prompts=prompts(), params=GREEDY)
+        process.call("unload", name="two")
+        assert process.close() == 0, process.log_tail()
     ties.check(reference, folder, prompts(), got, expected, jitters=JITTERS)
 
 
