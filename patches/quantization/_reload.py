@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ascend_patch.patches.quantization._parameters import is_ready
+from ascend_patch.patches.worker._weight_format import lies_in_tiles
 
 _OPTIONAL = ("bias", "g_idx", *(f"{part}_{name}" for part in ("w13", "w2") for name in ("g_idx", "weight_shape")))
 """Parameters that a checkpoint may lack; their methods know what that means."""
@@ -17,10 +18,16 @@ def not_if_quantized(original: Callable[..., None]) -> Callable[..., None]:
     """Up to 0.15 vLLM loads a checkpoint's tensors over parameters, whatever form they have by then."""
 
     def reload_weights(self: Any, *arguments: Any, **options: Any) -> None:
-        if any(is_ready(layer._parameters) for layer in self.get_model().modules()):
+        for layer in self.get_model().modules():
+            if is_ready(layer._parameters):
+                what = "of quantized layers"
+            elif lies_in_tiles(layer._parameters):
+                what = "in FRACTAL_NZ (worker.weight_format)"
+            else:
+                continue
             raise ValueError(
-                "This vLLM cannot reload the weights of quantized layers, and nothing was changed: start the engine"
-                " again, or use vLLM 0.16 or newer."
+                f"This vLLM cannot reload the weights {what}, and nothing was changed: start the engine again, or use"
+                " vLLM 0.16 or newer."
             )
         original(self, *arguments, **options)
 

@@ -39,6 +39,12 @@ def then_cast(original: Callable[[Any, Any], None]) -> Callable[[Any, Any], None
 def refuse_new_weights(*arguments: Any, **named: Any) -> None:
     """The loader of a matrix in tiles; others write into parts of it. `reload_weights` makes a new matrix."""
     raise ValueError(
-        "worker.weight_format: new weights cannot be written into a matrix in FRACTAL_NZ while the engine runs: call"
-        " reload_weights, or 'ascend-patch disable worker.weight_format'."
+        "worker.weight_format: new weights cannot be written into a matrix in FRACTAL_NZ while the engine runs, and"
+        " layers before the first such one may have theirs already: load all of them with reload_weights (vLLM 0.16 and"
+        " newer), or start the engine again, after 'ascend-patch disable worker.weight_format' if need be."
     )
+
+
+def lies_in_tiles(parameters: dict[str, Any]) -> bool:
+    """Whether these are a layer's parameters after `then_cast` cast them."""
+    return any(getattr(parameter, "weight_loader", None) is refuse_new_weights for parameter in parameters.values())
