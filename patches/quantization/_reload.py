@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from ascend_patch.patches.worker._weight_format import lies_in_tiles
 
 _OPTIONAL = ("bias", "g_idx", *(f"{part}_{name}" for part in ("w13", "w2") for name in ("g_idx", "weight_shape")))
 """Parameters that a checkpoint may lack; their methods know what that means."""
+_CORRECTION = "e_score_correction_bias"
 
 
 def not_if_quantized(original: Callable[..., None]) -> Callable[..., None]:
@@ -50,11 +51,21 @@ def whole_layers(original: Callable[[Any, Any], None]) -> Callable[[Any, Any], N
 
 
 def from_the_start(original: Callable[[Any], None]) -> Callable[[Any], None]:
-    """A reload that failed in the middle leaves tensors behind that vLLM would count for the next one."""
+    """A reload that failed in the middle leaves tensors behind that vLLM would count for the next one.
+
+    Raises:
+        ValueError: vLLM up to 0.19 takes a parameter of experts, which is loaded as their gate's, for one that did not
+            come.
+    """
 
     def initialize_layerwise_reload(model: Any) -> None:
-        from vllm.model_executor.model_loader.reload import layerwise
+        from vllm.model_executor.model_loader.reload import layerwise, meta
 
+        if _CORRECTION not in meta.SKIP_TENSORS and any(_CORRECTION in layer._parameters for layer in _experts(model)):
+            raise ValueError(
+                f"This vLLM cannot reload experts that are chosen with a correction bias ({_CORRECTION}): it would put"
+                " undefined numbers there. Nothing was changed: start the engine again, or use vLLM 0.20 or newer."
+            )
         for layer in model.modules():
             info = layerwise.get_layerwise_info(layer)
             if info.load_numel_total is not None and info.kernel_tensors is not None:
@@ -63,6 +74,10 @@ def from_the_start(original: Callable[[Any], None]) -> Callable[[Any], None]:
         original(model)
 
     return initialize_layerwise_reload
+
+
+def _experts(model: Any) -> Iterator[Any]:
+    return (layer for layer in model.modules() if "w13_weight" in layer._parameters)
 
 
 def _check(layer: Any, info: Any) -> None:
