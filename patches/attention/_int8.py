@@ -7,7 +7,7 @@ tokens are read as they were written, so that an answer does not depend on where
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 
@@ -21,30 +21,39 @@ CONTEXT_ROWS = 16 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """What the integers of keys, or of values, stand for: ``(integer + offset) * scale``.
+    """What the integers of keys, or of values, stand for: ``(integer + offset) * scale``; and the way to them.
 
     Attributes:
         scale: ``[1]`` or ``[1, num_kv_heads * head_size]``, the model's type.
         offset: like `scale`; None for zero.
+        reciprocal: of `scale`, with one dimension.
+        zero_point: ``-offset``, with one dimension; None for zero.
     """
 
     scale: torch.Tensor
     offset: torch.Tensor | None
+    reciprocal: torch.Tensor
+    zero_point: torch.Tensor | None
 
     @classmethod
     def of(cls, scale: torch.Tensor, zero_point: torch.Tensor | None, dtype: torch.dtype) -> Steps:
         """From a checkpoint's numbers, one for all or one per channel; its integers are ``x / scale + zero_point``."""
         shape = (1,) if scale.numel() == 1 else (1, scale.numel())
         offset = None if zero_point is None else (-zero_point).to(dtype).reshape(shape).contiguous()
-        return cls(scale.to(dtype).reshape(shape).contiguous(), offset)
+        scale = scale.to(dtype).reshape(shape).contiguous()
+        reciprocal = (1 / scale.float()).to(dtype).flatten()
+        return cls(scale, offset, reciprocal, None if offset is None else (-offset).flatten())
 
-    @property
-    def reciprocal(self) -> torch.Tensor:
-        return (1 / self.scale.float()).to(self.scale.dtype).flatten()
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Those that there are, by name."""
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
 
-    @property
-    def zero_point(self) -> torch.Tensor | None:
-        return None if self.offset is None else (-self.offset).flatten()
+    def become(self, new: Steps) -> None:
+        """Write the numbers of `new`, which has the same tensors, where these are: a captured graph reads there."""
+        found = new.tensors()
+        for name, tensor in self.tensors().items():
+            tensor.copy_(found[name])
 
 
 @dataclass(slots=True)
@@ -73,25 +82,23 @@ class AscendInt8Impl(AscendAttentionImpl):
         """
         for name, value in vars(whole).items():
             setattr(self, name, value)
-        if type(whole) not in (AscendAttentionImpl, AscendInt8Impl):
+        if type(whole) is not AscendAttentionImpl:
             raise ValueError("only a decoder's attention to its own tokens can keep int8: leave its cache unquantized")
-        self._key_steps, self._value_steps = keys, values
-        self._divide_keys = (keys.reciprocal, keys.zero_point)
-        self._divide_values = (values.reciprocal, values.zero_point)
+        self.steps = (keys, values)
         self._attend = self._attend_int8
 
     def _rehearse(self, output: torch.Tensor) -> torch.Tensor:
         """Claim what a long context takes while vLLM measures memory."""
         rows, width = CONTEXT_ROWS + output.shape[0], self.num_kv_heads * self.head_size
-        claimed = [output.new_empty(2, rows, width, dtype=dtype) for dtype in (torch.int8, self._key_steps.scale.dtype)]
+        claimed = [output.new_empty(2, rows, width, dtype=dtype) for dtype in (torch.int8, self.steps[0].scale.dtype)]
         del claimed
         return output.zero_()
 
     def _write(self, key: torch.Tensor, value: torch.Tensor, slots: torch.Tensor) -> None:
-        shape = key.shape
+        shape, (keys, values) = key.shape, self.steps
         npu.scatter_kv_cache(
-            npu.quantise(key.flatten(1), *self._divide_keys).view(shape),
-            npu.quantise(value.flatten(1), *self._divide_values).view(shape),
+            npu.quantise(key.flatten(1), keys.reciprocal, keys.zero_point).view(shape),
+            npu.quantise(value.flatten(1), values.reciprocal, values.zero_point).view(shape),
             self._keys,
             self._values,
             slots,
@@ -108,7 +115,7 @@ class AscendInt8Impl(AscendAttentionImpl):
 
     def _attend_decodes(self, query: torch.Tensor, batch: AscendAttentionMetadata) -> torch.Tensor:
         block_table, kv_lens, hidden = _decodes(batch, self.window)
-        keys, values = self._key_steps, self._value_steps
+        keys, values = self.steps
         return npu.int8_attention(
             query,
             self._flat_keys,
@@ -174,7 +181,7 @@ class AscendInt8Impl(AscendAttentionImpl):
     def _restored(self, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of these slots in the model's type, each ``[slots, num_kv_heads, head_size]``."""
         width = self.num_kv_heads * self.head_size
-        pairs = ((self._flat_keys, self._key_steps), (self._flat_values, self._value_steps))
+        pairs = zip((self._flat_keys, self._flat_values), self.steps, strict=True)
         keys, values = (
             npu.dequantise(cache.view(-1, width).index_select(0, slots), steps.scale, steps.offset).view(
                 -1, self.num_kv_heads, self.head_size

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
+
+import torch
 
 from ascend_patch import npu
 from ascend_patch.patches.attention._layout import KV_BLOCK_SIZE
@@ -36,3 +38,13 @@ def why_not(vllm_config: VllmConfig) -> str:
     if vllm_config.kv_transfer_config is not None or getattr(cache, "kv_offloading_size", None):
         return "it cannot be offloaded or transferred yet: leave out the KV connector or offloading"
     return ""
+
+
+def flags_without_int8(dtype: torch.dtype) -> str:
+    """What starts a model of that type with keys and values as they are: a cache type is named, and is the model's."""
+    from vllm.config import cache
+
+    name = str(dtype).removeprefix("torch.")
+    if name in get_args(cache.CacheDType):
+        return f"--kv-cache-dtype {name}"
+    return "--dtype bfloat16 --kv-cache-dtype bfloat16"  # float32; and up to vLLM 0.17 float16

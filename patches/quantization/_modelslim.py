@@ -62,7 +62,7 @@ class ModelSlimConfig(QuantizationConfig):
         from ascend_patch.patches.quantization._modelslim_linear import METHODS
 
         if hasattr(layer, "kv_cache_torch_dtype"):
-            return self._method_of_cache(prefix)
+            return self._method_of_cache(layer, prefix)
         if not isinstance(layer, LinearBase):
             return self._method_of_experts(layer, prefix)
         kind = self.type_of(prefix)
@@ -77,7 +77,7 @@ class ModelSlimConfig(QuantizationConfig):
             if self._projections is None:
                 self._projections = WeakValueDictionary()
             self._projections[path] = layer
-            method.create_weights = beside_weights(method.create_weights, prefix)
+            return beside_weights(method, prefix)
         return method
 
     @property
@@ -88,14 +88,17 @@ class ModelSlimConfig(QuantizationConfig):
     def _keeps_int8(self, path: str) -> bool:
         return any(f"{path}.{which}_proj.kv_cache_scale" in self.types for which in "kv")
 
-    def _method_of_cache(self, prefix: str) -> Any:
-        if not self.int8_cache:
+    def _method_of_cache(self, layer: Any, prefix: str) -> Any:
+        if not self.int8_cache or layer.kv_cache_dtype != "auto":  # a type that the user names goes before it
             return None
         path = prefix.rpartition(".")[0]
         if not self._keeps_int8(path):
+            from ascend_patch.patches.quantization._int8_cache_limits import flags_without_int8
+
             raise ValueError(
                 f"{DESCRIPTION} has int8 caches (C8) in other layers than {prefix}; all layers' blocks are of one size"
-                " here: quantize the cache of every layer, or of none"
+                " here: quantize the cache of every layer, or of none, or start with"
+                f" {flags_without_int8(torch.get_default_dtype())}"
             )
         from ascend_patch.patches.quantization._modelslim_cache import ModelSlimInt8CacheMethod
 

@@ -10,7 +10,10 @@ import torch
 from ascend_patch.patches.quantization._parameters import is_ready
 from ascend_patch.patches.worker._weight_format import lies_in_tiles
 
-_OPTIONAL = ("bias", "g_idx", *(f"{part}_{name}" for part in ("w13", "w2") for name in ("g_idx", "weight_shape")))
+_OPTIONAL = (
+    *("bias", "g_idx", "kv_cache_offset"),
+    *(f"{part}_{name}" for part in ("w13", "w2") for name in ("g_idx", "weight_shape")),
+)
 """Parameters that a checkpoint may lack; their methods know what that means."""
 _CORRECTION = "e_score_correction_bias"
 
@@ -78,6 +81,59 @@ def from_the_start(original: Callable[[Any], None]) -> Callable[[Any], None]:
 
 def _experts(model: Any) -> Iterator[Any]:
     return (layer for layer in model.modules() if "w13_weight" in layer._parameters)
+
+
+def then_caches(original: Callable[..., None]) -> Callable[..., None]:
+    """After all other layers: the steps of int8 caches, which lie beside the attention that reads them.
+
+    vLLM up to 0.19 has no way to load what belongs to attention layers again; newer ones make new tensors of it.
+
+    Raises:
+        ValueError: a cache's steps did not come, but weights beside it did; or they cannot be used.
+    """
+
+    def finalize_layerwise_reload(model: Any, *arguments: Any, **options: Any) -> None:
+        from vllm.model_executor.model_loader.reload import layerwise
+
+        from ascend_patch.patches.quantization._int8_cache import Int8CacheMethod
+
+        caches = []
+        for parent in model.modules():
+            for layer in parent.children():
+                method = getattr(layer, "quant_method", None)
+                info = layerwise.get_layerwise_info(layer)
+                if not isinstance(method, Int8CacheMethod) or info.load_numel_total is None:
+                    continue
+                caches.append(layer)
+                others = (layerwise.get_layerwise_info(other) for other in parent.modules() if other is not layer)
+                # vLLM forgets what it knew of a layer that is ready.
+                renewed = any(other.load_numel_total is None or other.loaded_weights for other in others)
+                brought = _brought(layer, info)
+                layerwise._place_kernel_tensors(layer, info)
+                info.loaded_weights, info.load_numel = [], 0
+                if brought or renewed:
+                    method.receive(layer, brought)
+        original(model, *arguments, **options)
+        for layer in caches:
+            try:
+                layer.quant_method.process_weights_after_loading(layer)
+            except ValueError as error:
+                raise _refused(str(error)) from None
+
+    return finalize_layerwise_reload
+
+
+def _brought(layer: Any, info: Any) -> dict[str, torch.Tensor]:
+    """What was loaded for a layer's own parameters, on the host."""
+    from vllm.model_executor.model_loader.reload import layerwise
+
+    found: dict[str, torch.Tensor] = {}
+    for name, call in info.loaded_weights:
+        place = getattr(layer, name)
+        found.setdefault(name, torch.full(place.shape, torch.nan, dtype=place.dtype, device="cpu"))
+        call.arguments["param"] = found[name]
+        layerwise._get_original_loader(place)(*call.args, **call.kwargs)
+    return found
 
 
 def _check(layer: Any, info: Any) -> None:

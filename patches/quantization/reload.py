@@ -26,6 +26,7 @@ PATCH = Patch(
             rewrites=(
                 Wrap(f"{_LAYERWISE}:_layerwise_process", by=f"{_OURS}:whole_layers"),
                 Wrap(f"{_LAYERWISE}:initialize_layerwise_reload", by=f"{_OURS}:from_the_start"),
+                Wrap(f"{_LAYERWISE}:finalize_layerwise_reload", by=f"{_OURS}:then_caches"),
             ),
         ),
     ),

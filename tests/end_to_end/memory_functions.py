@@ -30,8 +30,12 @@ def reload_weights(name: str, folder: str | None = None) -> None:
     assert ENGINES[name].reset_prefix_cache() is not False
 
 
-def send_weights(name: str, folder: str) -> None:
-    """Reload from tensors as a trainer sends them: one after the other, here in the opposite order of their names."""
+def send_weights(name: str, folder: str, without: str = "") -> None:
+    """Reload from tensors as a trainer sends them: one after the other, here in the opposite order of their names.
+
+    Args:
+        without: the end of the names of tensors that are left out, if any.
+    """
 
     def run(worker: Any) -> None:
         from pathlib import Path
@@ -39,7 +43,9 @@ def send_weights(name: str, folder: str) -> None:
         from safetensors.torch import load_file
 
         (file,) = Path(folder).glob("*.safetensors")
-        worker.reload_weights(weights_iterator=sorted(load_file(file).items(), reverse=True))
+        named = sorted(load_file(file).items(), reverse=True)
+        sent = [(name, value) for name, value in named if not (without and name.endswith(without))]
+        worker.reload_weights(weights_iterator=sent)
 
     ENGINES[name].collective_rpc(run)
     assert ENGINES[name].reset_prefix_cache() is not False
@@ -85,13 +91,30 @@ def weight_addresses(name: str) -> Any:
 
         found = {}
         for path, layer in worker.model_runner.model.named_modules():
-            kept = {name: value for name, value in vars(layer).items() if name.startswith("npu_")}
+            beside = {**vars(layer), **layer._buffers}
+            kept = {name: value for name, value in beside.items() if name.startswith("npu_")}
             for name, value in {**layer._parameters, **kept}.items():
                 if torch.is_tensor(value):
                     found[f"{path}.{name}"] = value.data_ptr()
         return found
 
     return ENGINES[name].collective_rpc(run)[0]
+
+
+def cache_steps(name: str) -> list[list[float]]:
+    """Scales, offsets and what was computed from them, of keys and values of every layer that keeps int8."""
+
+    def run(worker: Any) -> Any:
+        impls = [getattr(layer, "impl", None) for layer in worker.model_runner.model.modules()]
+        return [
+            tensor.double().flatten().tolist()
+            for impl in impls
+            for steps in getattr(impl, "steps", ())
+            for tensor in steps.tensors().values()
+        ]
+
+    found: list[list[float]] = ENGINES[name].collective_rpc(run)[0]
+    return found
 
 
 def weight_formats(name: str) -> dict[str, int]:

@@ -1,9 +1,9 @@
 """Checkpoints whose keys and values are kept as int8, and for the reference attention that keeps them so.
 
 `c8`: msModelSlim's, a step per channel, matrices as they are; `c8-shifted` with zero points; `c8-coarse` with steps
-sixteen times as wide, so that nobody comes near who leaves keys and values as they are; `c8-w8a8` beside int8 layers
-(the scheme `modelslim` of `quantised`). `tensor` and `head`: compressed-tensors' ``kv_cache_scheme`` beside int8
-layers (the scheme `channel-dynamic`).
+sixteen times as wide, so that nobody comes near who leaves keys and values as they are; `c8-one` with one step for all
+channels, and no zero points in the file; `c8-w8a8` beside int8 layers (the scheme `modelslim` of `quantised`).
+`tensor` and `head`: compressed-tensors' ``kv_cache_scheme`` beside int8 layers (the scheme `channel-dynamic`).
 
 Steps are numbers of bfloat16, as the operators take them in the model's type.
 """
@@ -17,8 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-C8 = ("c8", "c8-shifted", "c8-coarse", "c8-w8a8")
+C8 = ("c8", "c8-shifted", "c8-coarse", "c8-one", "c8-w8a8")
 COMPRESSED = ("tensor", "head")
+KINDS = (*C8, *COMPRESSED)
 _LAYERS = {"c8-w8a8": "modelslim", "tensor": "channel-dynamic", "head": "channel-dynamic"}
 _DESCRIPTION = "quant_model_description.json"
 _STEP = re.compile(r"^(.*\.self_attn)\.(?:([kv])_proj\.kv_cache_(scale|offset)|([kv])_(scale))$")
@@ -68,6 +69,8 @@ def _steps(name: str, which: str, rows: Any, kind: str) -> dict[str, Any]:
         return {f"{name}.{which}_scale": _short(rows.abs().amax() / 127).reshape(1)}
     if kind == "head":
         return {f"{name}.{which}_scale": _short(rows.abs().amax((0, 2)) / 127).reshape(-1, 1, 1)}
+    if kind == "c8-one":
+        return {f"{name}.{which}_proj.kv_cache_scale": _short(rows.abs().amax() / 127).reshape(1)}
     low, high = rows.flatten(1).amin(0), rows.flatten(1).amax(0)
     if kind == "c8-shifted":
         scale = _short((high - low) / 255)

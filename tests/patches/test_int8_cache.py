@@ -12,6 +12,7 @@ pytestmark = pytest.mark.usefixtures("device")
 HEADS, KV_HEADS, SIZE, BLOCK, SCALE = 4, 2, 64, 128, 0.12
 WIDTH = KV_HEADS * SIZE
 PREFIX = "model.layers.0.self_attn"
+SCHEME = {"num_bits": 8, "type": "int", "symmetric": True, "dynamic": False, "strategy": "tensor"}
 
 
 def random(*shape: int, seed: int) -> torch.Tensor:
@@ -41,8 +42,10 @@ class Batch:
             [random(n, WIDTH, seed=first + row) for row, n in enumerate(lengths)] for first in (2, 40)
         )
         self.query = random(sum(queries), HEADS, SIZE, seed=90)
-        self.scales = [(torch.rand(WIDTH) * 0.01 + 0.02).bfloat16().float() for _ in "kv"]
-        self.points = [torch.randint(-20, 21, (WIDTH,)).float() if shifted else torch.zeros(WIDTH) for _ in "kv"]
+        drawn = torch.Generator().manual_seed(3)
+        self.scales = [(torch.rand(WIDTH, generator=drawn) * 0.01 + 0.02).bfloat16().float() for _ in "kv"]
+        points = [torch.randint(-20, 21, (WIDTH,), generator=drawn).float() for _ in "kv"]
+        self.points = points if shifted else [torch.zeros(WIDTH) for _ in "kv"]
         self.cache = torch.zeros(len(order), 2, BLOCK, WIDTH, dtype=torch.int8)
         self.integers = [
             [self.rounded(rows, *steps) for rows in parts]
@@ -184,13 +187,29 @@ class Loaded:
         self.layer.head_size, self.layer.total_num_kv_heads, self.layer.tp_rank = 2, total, rank  # type: ignore[assignment]
         self.layer.num_kv_heads = max(1, total // ranks)  # type: ignore[assignment]
         self.layer.num_kv_head_replicas = max(1, ranks // total)  # type: ignore[assignment]
-        beside_weights(lambda layer: None, "qkv_proj")(self.layer)
+        nothing = SimpleNamespace(create_weights=lambda layer: None, process_weights_after_loading=lambda layer: None)
+        self.method = beside_weights(nothing, "qkv_proj")
+        self.method.create_weights(self.layer)
 
     def load(self, name: str, projection: str, numbers: list[float]) -> list[float]:
         parameter: Any = getattr(self.layer, name)
         parameter.weight_loader(parameter, torch.tensor(numbers), projection)
         found: list[float] = parameter["kv".index(projection)].tolist()
         return found
+
+    def renew(self, name: str, numbers: dict[str, float]) -> None:
+        """As a reload does: into memory as it is, then made ready; other parameters come as they were."""
+        from ascend_patch.patches.quantization._modelslim_cache import _loader
+
+        for each in ("kv_cache_scale", "kv_cache_offset"):
+            old: Any = getattr(self.layer, each)
+            fresh: Any = torch.nn.Parameter(torch.full_like(old, 77.0), requires_grad=False)
+            self.layer.register_parameter(each, fresh)
+            load = _loader(self.layer, each)
+            given = numbers if each == name else {which: float(old["kv".index(which), 0]) for which in "kv"}
+            for which, number in given.items():
+                load(fresh, torch.tensor([number]), which)
+        self.method.process_weights_after_loading(self.layer)
 
 
 @pytest.mark.parametrize(
@@ -216,13 +235,17 @@ def described(*layers: int) -> Any:
 
 
 def attention(**attributes: Any) -> Any:
-    return SimpleNamespace(kv_cache_dtype="auto", kv_cache_torch_dtype=torch.bfloat16, **attributes)
+    layer: Any = torch.nn.Module()
+    for name, value in {"kv_cache_dtype": "auto", "kv_cache_torch_dtype": torch.bfloat16, **attributes}.items():
+        setattr(layer, name, value)
+    return layer
 
 
 def test_layers_without_steps_beside_others_with_them_are_refused() -> None:
     assert described().int8_cache is False and described().get_quant_method(attention(), f"{PREFIX}.attn") is None
     with pytest.raises(
-        ValueError, match=r"in other layers than model.layers.0.self_attn.attn.*of every layer, or of none"
+        ValueError,
+        match=r"in other layers than model.layers.0.self_attn.attn.*every layer, or of none, or .*--kv-cache-dtype",
     ):
         described(1).get_quant_method(attention(), f"{PREFIX}.attn")
 
@@ -250,38 +273,104 @@ def test_without_the_patch_a_layer_is_refused(monkeypatch: pytest.MonkeyPatch) -
         described(0).get_quant_method(attention(), f"{PREFIX}.attn")
 
 
-@pytest.mark.usefixtures("patched")
-@pytest.mark.parametrize(("chosen", "kept"), [("auto", torch.int8), ("bfloat16", torch.bfloat16)])
-def test_a_type_that_the_user_names_goes_before_the_checkpoints(chosen: str, kept: torch.dtype) -> None:
+def attended(method: Any) -> Any:
+    """A layer after its weights were created."""
     from ascend_patch.patches.attention._backend import AscendAttentionImpl
+
+    layer = attention(impl=AscendAttentionImpl(HEADS, SIZE, SCALE, KV_HEADS), num_kv_heads=KV_HEADS, head_size=SIZE)
+    method.create_weights(layer)
+    return layer
+
+
+def modelslim(loaded: Loaded) -> Any:
     from ascend_patch.patches.quantization._modelslim_cache import ModelSlimInt8CacheMethod
 
+    return ModelSlimInt8CacheMethod(None, f"{PREFIX}.attn", loaded.layer)
+
+
+def test_a_type_that_the_user_names_goes_before_the_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also without the patch, with C8 in some layers only, and where keys come from no layer qkv_proj."""
+    from vllm.model_executor.layers.quantization import kv_cache
+
+    monkeypatch.delattr(kv_cache, "NPUInt8CacheMethod", raising=False)
+    layer = attention()
+    layer.kv_cache_dtype = "bfloat16"
+    assert described(0).get_quant_method(layer, f"{PREFIX}.attn") is None
+    assert described(1).get_quant_method(layer, f"{PREFIX}.attn") is None
+
+
+@pytest.mark.usefixtures("patched")
+def test_steps_that_are_loaded_again_are_written_where_they_were() -> None:
     loaded = Loaded(0, 1)
     for which in "kv":
         loaded.load("kv_cache_scale", which, [0.5])
-    method = ModelSlimInt8CacheMethod(None, f"{PREFIX}.attn", loaded.layer)
-    layer = attention(impl=AscendAttentionImpl(HEADS, SIZE, SCALE, KV_HEADS))
-    layer.kv_cache_dtype = chosen
-    method.create_weights(layer)
+    method = modelslim(loaded)
+    layer = attended(method)
+    assert layer.kv_cache_torch_dtype is torch.int8
+    loaded.method.process_weights_after_loading(loaded.layer)
     method.process_weights_after_loading(layer)
-    assert layer.kv_cache_torch_dtype is kept
-    assert (type(layer.impl) is not AscendAttentionImpl) == (kept is torch.int8)
-    assert not list(loaded.layer.parameters())
-    method.process_weights_after_loading(layer)  # weights that are loaded again
+    kept = dict(layer.named_buffers())
+    assert {name: value.unique().tolist() for name, value in kept.items()} == {
+        "npu_keys_scale": [0.5], "npu_keys_reciprocal": [2.0],
+        "npu_values_scale": [0.5], "npu_values_reciprocal": [2.0],
+    }  # fmt: skip
+    loaded.layer.kv_cache_scale.data.fill_(0.25)  # type: ignore[operator, union-attr]
+    method.process_weights_after_loading(layer)  # nothing came
+    assert layer.npu_keys_scale.unique().tolist() == [0.5]
+    loaded.renew("kv_cache_scale", {"k": 0.25, "v": 4.0})
+    method.process_weights_after_loading(layer)
+    assert all(getattr(layer, name) is value for name, value in kept.items())
+    assert {name: value.unique().tolist() for name, value in kept.items()} == {
+        "npu_keys_scale": [0.25], "npu_keys_reciprocal": [4.0],
+        "npu_values_scale": [4.0], "npu_values_reciprocal": [0.25],
+    }  # fmt: skip
+    loaded.renew("kv_cache_scale", {"k": 0.25})
+    with pytest.raises(ValueError, match="no usable step for its values"):
+        method.process_weights_after_loading(layer)
+    loaded.renew("kv_cache_scale", {"k": 1.0, "v": 1.0})
+    loaded.renew("kv_cache_offset", {"v": 3.0})
+    with pytest.raises(ValueError, match="without zero points since it was loaded, and these steps have some"):
+        method.process_weights_after_loading(layer)
+    assert layer.npu_keys_scale.unique().tolist() == [0.25]
 
 
 @pytest.mark.usefixtures("patched")
 def test_steps_that_are_missing_are_named() -> None:
-    from ascend_patch.patches.attention._backend import AscendAttentionImpl
-    from ascend_patch.patches.quantization._modelslim_cache import ModelSlimInt8CacheMethod
-
     loaded = Loaded(0, 1)
     loaded.load("kv_cache_scale", "k", [0.5])
-    method = ModelSlimInt8CacheMethod(None, f"{PREFIX}.attn", loaded.layer)
-    layer = attention(impl=AscendAttentionImpl(HEADS, SIZE, SCALE, KV_HEADS))
-    method.create_weights(layer)
-    with pytest.raises(ValueError, match=r"self_attn\.attn keeps int8.*no usable step for its values"):
+    method = modelslim(loaded)
+    layer = attended(method)
+    loaded.method.process_weights_after_loading(loaded.layer)
+    with pytest.raises(
+        ValueError,
+        match=r"self_attn\.attn keeps int8.*no usable step for its values.*start with --kv-cache-dtype bfloat16",
+    ):
         method.process_weights_after_loading(layer)
+
+
+@pytest.mark.parametrize(
+    ("rank", "ranks", "total", "expected"),
+    [(0, 1, 2, [0, 1]), (1, 2, 4, [2, 3]), (3, 4, 2, [1]), (1, 4, 2, [0]), (3, 4, 4, [3]), (0, 2, 3, None)],
+)
+def test_a_rank_has_the_steps_per_head_of_its_heads(
+    rank: int, ranks: int, total: int, expected: list[int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ascend_patch.patches.quantization import _int8_cache_compressed as compressed
+
+    monkeypatch.setattr(compressed, "get_tensor_model_parallel_rank", lambda: rank)
+    monkeypatch.setattr(compressed, "get_tensor_model_parallel_world_size", lambda: ranks)
+    config = SimpleNamespace(npu_int8_cache={**SCHEME, "strategy": "attn_head"})
+    method = compressed.CompressedInt8CacheMethod(config, "a")
+    layer = attention(num_kv_heads=max(1, total // ranks), head_size=SIZE)
+    method.create_weights(layer)
+    numbers = torch.arange(total).float().view(total, 1, 1)
+    if expected is None:
+        with pytest.raises(ValueError, match="a: k_scale has 3 numbers; one or one per head was expected"):
+            layer.k_scale.weight_loader(layer.k_scale, numbers)
+        return
+    layer.k_scale.weight_loader(layer.k_scale, numbers)
+    assert layer.k_scale.tolist() == expected
+    layer.q_scale.weight_loader(layer.q_scale, torch.ones(7, 1, 1))  # nobody reads them
 
 
 @pytest.mark.parametrize(
@@ -291,15 +380,13 @@ def test_steps_that_are_missing_are_named() -> None:
         ({"dynamic": True}, "steps that are found while it runs: calibrate them"),
         ({"symmetric": False}, "zero points: quantize symmetrically"),
         ({"strategy": "channel"}, "strategy channel: choose tensor or attn_head"),
-        ({"strategy": "attn_head"}, "a step per head, which this vLLM does not load"),
     ],
 )
 def test_schemes_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
     from ascend_patch.patches.quantization._int8_cache_compressed import CompressedInt8CacheMethod
 
-    scheme = {"num_bits": 8, "type": "int", "symmetric": True, "dynamic": False, "strategy": "tensor", **changes}
     with pytest.raises(ValueError, match=message):
-        CompressedInt8CacheMethod(SimpleNamespace(npu_int8_cache=scheme), f"{PREFIX}.attn")
+        CompressedInt8CacheMethod(SimpleNamespace(npu_int8_cache={**SCHEME, **changes}), f"{PREFIX}.attn")
 
 
 @pytest.mark.parametrize(
