@@ -12,6 +12,7 @@ from vllm.platforms.interface import Platform, PlatformEnum
 from ascend_patch import npu
 from ascend_patch.patches.attention._layout import KV_BLOCK_SIZE
 from ascend_patch.patches.platform import _visible_devices
+from ascend_patch.patches.platform._cache_types import users_type_wins
 from ascend_patch.patches.platform._refusals import refuse, sleep_mode_refuses
 from ascend_patch.patches.platform.environment import NAMES
 
@@ -200,6 +201,7 @@ class NPUPlatform(Platform):
                 " needs V2 (watermarking, HiSparse)."
             )
         refuse(vllm_config)
+        users_type_wins(vllm_config)
         parallel = vllm_config.parallel_config
         if parallel.worker_cls == "auto":
             parallel.worker_cls = "vllm.v1.worker.gpu_worker.Worker"

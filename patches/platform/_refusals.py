@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ascend_patch import npu
 from ascend_patch.patches.comms._forms import chosen_form
+from ascend_patch.patches.platform._cache_types import cache_type_refused
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -24,7 +25,7 @@ def refuse(vllm_config: VllmConfig) -> None:
     for reason in (
         _state_space(vllm_config),
         _latent_attention(vllm_config),
-        _cache(vllm_config),
+        cache_type_refused(vllm_config),
         _engines(vllm_config),
         _experts(vllm_config),
         _adapters_of_experts(vllm_config),
@@ -72,43 +73,6 @@ def _latent_attention(vllm_config: VllmConfig) -> str:
     return reason and (
         f"Latent attention (MLA) of {', '.join(model.architectures)}: {reason}. VLLM_MLA_DISABLE=1 attends to whole"
         " keys and values instead, in a larger cache."
-    )
-
-
-def _cache(vllm_config: VllmConfig) -> str:
-    cache = vllm_config.cache_config
-    if cache is None:
-        return ""
-    chosen, quant = cache.cache_dtype, vllm_config.quant_config
-    if chosen not in ("auto", "float16", "bfloat16"):
-        return (
-            f"--kv-cache-dtype {chosen} needs kernels for CUDA: leave it out. int8 caches come with checkpoints that"
-            " have their steps (msModelSlim's C8, or an int8 kv_cache_scheme of compressed-tensors)."
-        )
-    if chosen != "auto":  # goes before the checkpoint's
-        return ""
-    scheme = getattr(quant, "npu_int8_cache", None) or getattr(quant, "kv_cache_scheme", None)
-    given = getattr(quant, "config", None)
-    if scheme is None and isinstance(given, dict):
-        scheme = given.get("kv_cache_scheme")  # up to 0.14 vLLM does not look at it
-    if scheme is not None and scheme.get("type") != "int":
-        from vllm.model_executor.layers.quantization.compressed_tensors import compressed_tensors
-
-        layer: Any = vars(compressed_tensors)["Attention"]
-        if "kv_cache_scheme" not in layer.__init__.__code__.co_consts:
-            return ""  # up to 0.14 only --kv-cache-dtype makes it so
-        return (
-            "The checkpoint asks for an FP8 cache (kv_cache_scheme), which the NPU's attention does not take: start"
-            " with --kv-cache-dtype bfloat16 to keep keys and values as they are."
-        )
-    if scheme is None and not getattr(quant, "int8_cache", False):
-        return ""
-    from ascend_patch.patches.quantization._int8_cache_limits import why_not
-
-    reason = why_not(vllm_config)
-    return reason and (
-        f"The checkpoint asks for an int8 cache: {reason}. --kv-cache-dtype bfloat16 (or float16) keeps keys and values"
-        " as they are, in a larger cache."
     )
 
 

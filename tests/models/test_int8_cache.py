@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import mean
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 from packaging.version import Version
 
-from tests.end_to_end.conftest import installed_vllm
+from tests.end_to_end.conftest import drafting_environment, installed_vllm
 from tests.end_to_end.engine_functions import SMALL_CACHE_BYTES
 from tests.end_to_end.worker import Worker, WorkerError
 from tests.models import ties
@@ -23,16 +25,14 @@ COUNT = 8
 JITTERS = 4
 BLOCK = 128
 GREEDY = {"temperature": 0, "max_tokens": COUNT, "ignore_eos": True, "detokenize": False}
-PER_HEAD = pytest.mark.skipif(
-    Version(installed_vllm()) < Version("0.18.0"), reason="vLLM loads steps per head since 0.18"
-)
+NGRAMS = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3, "prompt_lookup_min": 1}
 CASES = [
     ("llama", "c8-coarse", "float16"),
     ("qwen3", "c8-shifted", "float16"),
     ("llama", "c8-w8a8", "bfloat16"),
     ("mistral-sliding-window", "c8", "float16"),
     ("qwen3", "tensor", "bfloat16"),
-    pytest.param("llama", "head", "float16", marks=PER_HEAD),
+    ("llama", "head", "float16"),
 ]
 
 
@@ -200,24 +200,30 @@ def test_two_devices_have_the_steps_of_their_heads(
     reference: Worker, cached_folder: Callable[[str, str], str], tmp_path: Path
 ) -> None:
     folder = cached_folder("llama", "c8-shifted")
-    process = Worker(tmp_path / "worker.log", XDG_RUNTIME_DIR=str(tmp_path))
-    process.call("load", name="two", model=folder, skip_tokenizer_init=True, dtype="float16", tensor_parallel_size=2,
-                 distributed_executor_backend="mp")  # fmt: skip
-    got = process.call("generate", name="two", prompts=prompts(), params=GREEDY)
-    process.call("unload", name="two")
-    assert process.close() == 0, process.log_tail()
+    with Worker(tmp_path / "worker.log", XDG_RUNTIME_DIR=str(tmp_path)) as process:
+        process.call("load", name="two", model=folder, skip_tokenizer_init=True, dtype="float16",
+                     tensor_parallel_size=2, distributed_executor_backend="mp")  # fmt: skip
+        got = process.call("generate", name="two", prompts=prompts(), params=GREEDY)
+        process.call("unload", name="two")
+        assert process.close() == 0, process.log_tail()
     compare(reference, folder, prompts(), got)
 
 
 def test_n_grams_are_verified_on_an_int8_cache(
-    engine: Any, worker: Worker, reference: Worker, cached_folder: Callable[[str, str], str]
+    reference: Worker, cached_folder: Callable[[str, str], str], tmp_path: Path
 ) -> None:
     """Several new tokens of requests that decode."""
     folder = cached_folder("llama", "c8")
-    drafting = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3}
-    engine(folder, dtype="float16", speculative_config=drafting)
-    given = [[7, 8, 9, 10] * 12, [5, 6] * 20]
-    compare(reference, folder, given, worker.call("generate", name=folder, prompts=given, params=GREEDY))
+    options = {"speculative_config": NGRAMS, "disable_log_stats": False, "skip_tokenizer_init": True}
+    given = [[9] * 40, [20] * 8, [31] * 60]  # after which this model repeats itself
+    with Worker(tmp_path / "worker.log", **drafting_environment()) as process:
+        process.call("load", name="n-grams", model=folder, dtype="float16", **options)
+        got = process.call("generate", name="n-grams", prompts=given, params={**GREEDY, "max_tokens": 3 * COUNT})
+        drafted, accepted = process.call("accepted_drafts", name="n-grams")
+        process.call("unload", name="n-grams")
+        assert process.close() == 0, process.log_tail()
+    assert 0 < accepted < drafted
+    compare(reference, folder, given, got)
 
 
 @pytest.mark.parametrize(
@@ -227,8 +233,13 @@ def test_n_grams_are_verified_on_an_int8_cache(
         ("c8", {"block_size": 16}, "multiple of 32 tokens up to 512, not 16"),
         ("c8", {"kv_cache_dtype": "fp8"}, "--kv-cache-dtype fp8 needs kernels for CUDA: leave it out"),
         ("c8", {"kv_offloading_size": 1}, "cannot be offloaded or transferred yet"),
+        (
+            "c8",
+            {"dtype": "float16", "kv_cache_dtype": "bfloat16"},
+            r"in the model's type, which is torch\.float16: leave it out, or start with --",
+        ),
     ],
-    ids=["float32", "block size", "fp8", "offloading"],
+    ids=["float32", "block size", "fp8", "offloading", "another type"],
 )
 def test_what_cannot_be_is_refused_with_a_remedy(
     kind: str, options: dict[str, Any], message: str, engine: Any, cached_folder: Callable[[str, str], str]
@@ -237,10 +248,58 @@ def test_what_cannot_be_is_refused_with_a_remedy(
         engine(cached_folder("qwen3", kind), **{"dtype": "bfloat16", **options})
 
 
-@pytest.mark.parametrize("kind", ["c8", "tensor"])
-def test_without_the_patch_it_is_refused(kind: str, cached_folder: Callable[[str, str], str], tmp_path: Path) -> None:
-    off = Worker(tmp_path / "worker.log", VLLM_ASCEND_PATCH_DISABLE="quantization.int8_cache")
-    options = {"model": cached_folder("qwen3", kind), "skip_tokenizer_init": True, "dtype": "bfloat16"}
-    with pytest.raises(WorkerError, match=r"int8 cache: it needs the patch quantization\.int8_cache"):
-        off.call("load", name="off", **options)
-    off.close()
+REMEDY = re.compile(r"((?:--dtype \w+ )?--kv-cache-dtype \w+)( to keep| keeps) keys and values as they are")
+
+
+def told(error: str) -> dict[str, str]:
+    """The options that a refusal names to start with keys and values as they are."""
+    found = REMEDY.search(error)
+    assert found is not None, error
+    words = found.group(1).replace("--", "").replace("-", "_").split()
+    return dict(zip(words[::2], words[1::2], strict=True))
+
+
+def attends(process: Worker, folder: str, **options: Any) -> Any:
+    """What an engine answers."""
+    process.call("load", name="whole", model=folder, skip_tokenizer_init=True, **options)
+    answers = process.call("generate", name="whole", prompts=prompts(), params=GREEDY)
+    process.call("unload", name="whole")
+    return [answer["token_ids"] for answer in answers]
+
+
+@pytest.mark.engine_process
+def test_without_the_patch_it_is_refused_with_a_remedy_that_helps(
+    cached_folder: Callable[[str, str], str], tmp_path: Path
+) -> None:
+    with Worker(tmp_path / "worker.log", VLLM_ASCEND_PATCH_DISABLE="quantization.int8_cache") as off:
+        answers = {}
+        for kind, dtype in (("c8", "float16"), ("tensor", "bfloat16"), ("head", "bfloat16")):
+            folder, options = cached_folder("qwen3", kind), {"dtype": dtype}
+            with pytest.raises(WorkerError, match=r"int8 cache: it needs the patch quantization\.int8") as refused:
+                attends(off, folder, **options)
+            if kind == "head":  # a place for steps per head comes with that patch
+                assert REMEDY.search(str(refused.value)) is None
+                with pytest.raises(WorkerError, match=r"with strategy attn_head, which vLLM cannot load beside"):
+                    attends(off, folder, dtype="bfloat16", kv_cache_dtype="bfloat16")
+            else:
+                answers[kind] = attends(off, folder, **{**options, **told(str(refused.value))})
+        assert len(answers) == 2 and off.close() == 0, off.log_tail()
+
+
+def test_keys_and_values_of_an_fp8_cache_stay_as_they_are_where_the_user_says_so(
+    worker: Worker, cached_folder: Callable[[str, str], str], tmp_path: Path
+) -> None:
+    """Also up to vLLM 0.21, where an attention layer does not look at what the user says."""
+    folder = cached_folder("qwen3", "tensor")
+    other = tmp_path / "fp8"
+    shutil.copytree(folder, other)
+    config = json.loads((other / "config.json").read_text())
+    config["quantization_config"]["kv_cache_scheme"]["type"] = "float"
+    (other / "config.json").write_text(json.dumps(config))
+    options = {"dtype": "bfloat16"}
+    expected = attends(worker, folder, **options, kv_cache_dtype="bfloat16")
+    if Version(installed_vllm()) >= Version("0.15.0"):
+        with pytest.raises(WorkerError, match=r"asks for an FP8 cache") as refused:
+            attends(worker, str(other), **options)
+        options |= told(str(refused.value))
+    assert attends(worker, str(other), **options) == expected
