@@ -15,6 +15,7 @@ _DRIVER = "vllm.v1.executor.ray_env_utils:get_driver_env_vars"
 _ACTORS = Wrap(f"{_COMPILED_GRAPH}._init_workers_ray", by=":with_our_variables")
 _RUNTIME = Wrap(f"{_MESSAGE_QUEUES}._build_runtime_env", by=":and_our_variables")
 _NODE = Wrap(_DRIVER, by=":without_what_is_a_nodes_own")
+_ENGINES = Wrap("vllm.ray.ray_env:get_env_vars_to_copy", by=":and_our_names")
 
 OURS = ("VLLM_ASCEND_", "ASCEND_PATCH_", "HOSTCANN_")
 """Beginnings of the names that decide, at the start of a process, whether and how the overlay works in it."""
@@ -32,9 +33,9 @@ PATCH = Patch(
     "the overlay's, they would look for CUDA. The driver's visible NPUs and HCCL address would reach every node.",
     requires=("platform.npu",),
     variants=(
-        Variant(versions=">=0.13.0,<0.20", rewrites=(_ACTORS,)),
-        Variant(versions=">=0.20.0,<0.33", rewrites=(_ACTORS, _RUNTIME, _NODE)),
-        Variant(versions=">=0.33.0,<0.34", rewrites=(_RUNTIME, _NODE)),
+        Variant(versions=">=0.13.0,<0.20", rewrites=(_ACTORS, _ENGINES)),
+        Variant(versions=">=0.20.0,<0.33", rewrites=(_ACTORS, _ENGINES, _RUNTIME, _NODE)),
+        Variant(versions=">=0.33.0,<0.34", rewrites=(_ENGINES, _RUNTIME, _NODE)),
     ),
     upstream="vllm/v1/executor/ray_env_utils.py, ray_executor_v2.py; "
     "ray/_private/accelerators/npu.py names the NPUs of a node",
@@ -77,6 +78,19 @@ def and_our_variables(original: Callable[[Any], dict[str, Any]]) -> Callable[[An
         return add_variables(original(self))
 
     return _build_runtime_env
+
+
+def and_our_names(original: Callable[..., set[str]]) -> Callable[..., set[str]]:
+    """For data-parallel engines that are actors: unpickling their configuration imports vLLM already."""
+
+    def get_env_vars_to_copy(
+        exclude_vars: set[str] | None = None,
+        additional_vars: set[str] | None = None,
+        destination: str | None = None,
+    ) -> set[str]:
+        return original(exclude_vars, {*(additional_vars or ()), *variables()}, destination)
+
+    return get_env_vars_to_copy
 
 
 def without_what_is_a_nodes_own(original: Callable[[set[str]], dict[str, str]]) -> Callable[[set[str]], dict[str, str]]:

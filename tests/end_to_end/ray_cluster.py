@@ -71,14 +71,15 @@ class RayCluster:
     def remember_segments(self) -> None:
         """The shared memory that its processes and drivers have at this moment, for `close` to look after.
 
-        Ray kills a worker together with the tracker that would remove the segments of vLLM's message queues.
+        Ray kills a worker together with the tracker that would remove the segments of vLLM's message queues, and leaves
+        the semaphores of its compiled graphs itself.
         """
         for process in self._processes():
             try:
                 maps = Path(f"/proc/{process}/maps").read_text()
             except OSError:  # it ended meanwhile
                 continue
-            self._segments |= {Path(name) for name in re.findall(r"/dev/shm/psm_\w+", maps)}
+            self._segments |= {Path(name) for name in re.findall(r"/dev/shm/(?:psm_|sem\.hdr|sem\.obj)[\w-]+", maps)}
 
     def close(self) -> None:
         """End the cluster; nothing of it stays behind."""

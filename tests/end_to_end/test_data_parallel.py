@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.end_to_end.ranks import Ranks
+from tests.end_to_end.ray_cluster import RayCluster
 from tests.end_to_end.server import serve
 from tests.end_to_end.worker import Worker
 from tests.models.encoders import add_tokenizer
@@ -47,13 +49,28 @@ def ranks(form: str, tmp_path: Path) -> Iterator[Ranks]:
 @pytest.mark.shows("Llama: DP2, vllm serve", table="layouts")
 def test_a_server_of_two_dense_engines(worker: Worker, tmp_path: Path) -> None:
     """The server deals requests out among its engines: sent at once, both have some."""
+    check_two_engines(worker, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.shows("Llama: DP2 with Ray, vllm serve", table="layouts")
+def test_a_server_of_two_dense_engines_that_are_actors_of_ray(worker: Worker, tmp_path: Path) -> None:
+    """On a cluster that was started without the overlay."""
+    with closing(RayCluster(devices=2)) as cluster:
+        options = ["--data-parallel-backend", "ray", "--data-parallel-size-local", "2"]
+        check_two_engines(worker, tmp_path, *options, at_work=cluster.remember_segments, **cluster.environment)
+
+
+def check_two_engines(
+    worker: Worker, tmp_path: Path, *more: str, at_work: Callable[[], None] = lambda: None, **environment: str
+) -> None:
     model = str(tmp_path / "llama")
     worker.call("make_family", family="llama", folder=model)
     expected = worker.call("reference_greedy", folder=model, dtype="float32", prompts=prompts(), count=COUNT)
     add_tokenizer(model)
     options = ["--data-parallel-size", "2", "--dtype", "float32", "--max-model-len", "512", "--enforce-eager"]
-    options += ["--served-model-name", "llama", "--gpu-memory-utilization", "0.05"]
-    runs = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    options += ["--served-model-name", "llama", "--gpu-memory-utilization", "0.05", *more]
+    runs = {"XDG_RUNTIME_DIR": str(tmp_path), **environment}
     with serve(model, tmp_path / "server.log", *options, **runs) as server:
 
         def ask(prompt: list[int]) -> Any:
@@ -65,6 +82,7 @@ def test_a_server_of_two_dense_engines(worker: Worker, tmp_path: Path) -> None:
         with ThreadPoolExecutor(8) as threads:
             found = list(threads.map(ask, prompts() * 2))
         metrics = server.get("/metrics")
+        at_work()
     counter = re.compile(
         r'^vllm:request_success_total\{engine="(\d)",.*finished_reason="length".* (\S+)$', re.MULTILINE
     )
