@@ -192,12 +192,13 @@ def _decided(settings: Any) -> tuple[Registry, Plan]:
     if answer is None:
         from ascend_patch.engine import registry
         from ascend_patch.engine.contracts import ContractStore
-        from ascend_patch.engine.planning import make_plan
+        from ascend_patch.engine.planning import plan_for_start
         from ascend_patch.engine.standing import assumed
 
         patches = registry.load()
         settings.validate(patches)
-        plan = make_plan(patches, tree, ContractStore(contracts_folder()), settings.selection, assumed(*assumption))
+        store = ContractStore(contracts_folder())
+        plan = plan_for_start(patches, tree, store, settings.selection, assumed(*assumption))
         answer = kept.Answer(patches, plan)
         kept.keep(plans, question, answer, tree)
     return answer

@@ -39,7 +39,7 @@ def check_usage(tree: SourceTree, registry: Registry, store: ContractStore, vers
     Subclasses that override one escape the patch (``overridden``); what launches a kernel that is replaced from a
     module that did not may pass other arguments than ours takes (``launch``).
 
-    Needs a scan of the whole package (seconds), so it is part of a verification, not of a start.
+    Needs a scan of the whole package (seconds): part of a verification, and of a start with an unknown version only.
 
     Args:
         version: the known version the tree is taken for; its own when left out.

@@ -122,6 +122,8 @@ class Plan(Value):
 
     Attributes:
         standing: the version by which the variants were chosen.
+        usage: what the package does elsewhere with targets of accepted patches, and did not in known versions; with
+            the patches' ids. Only looked for where a version has no contracts of its own.
     """
 
     package: str
@@ -129,6 +131,7 @@ class Plan(Value):
     decisions: Mapping[str, Decision]
     standing: Standing
     strict: bool = False
+    usage: tuple[tuple[str, Finding], ...] = ()
 
     def __iter__(self) -> Iterator[Decision]:
         return iter(self.decisions.values())
@@ -153,16 +156,22 @@ class Plan(Value):
         Args:
             sources: options of a command, by which it looks at these sources when they are not the installed ones.
         """
-        return [self._sentence(item, sources) for item in self if self._stops(item)]
+        lines = [self._sentence(item, sources) for item in self if self._stops(item)]
+        return lines + (self._used_elsewhere() if self.strict else [])
 
     def warnings(self) -> list[str]:
-        """What is worth one warning: optional patches that drifted, and targets nobody has a contract for."""
+        """What is worth one warning: optional patches that drifted, targets nobody has a contract for, new uses."""
         lines = [self.standing.reason] if self.standing.reason else []
         lines += [self._sentence(item) for item in self if item.state is State.DRIFTED and not self._stops(item)]
         for item in self.accepted:
             if item.unchecked and not self.strict:
                 lines.append(f"patch {item.patch.id}: no contract for {', '.join(item.unchecked)}")
-        return lines
+        return lines + ([] if self.strict else self._used_elsewhere())
+
+    def _used_elsewhere(self) -> list[str]:
+        return [
+            f"patch {id}: {finding.target}: {finding.text}: see 'ascend-patch verify'" for id, finding in self.usage
+        ]
 
     def _stops(self, decision: Decision) -> bool:
         if decision.patch.required and not decision.settled:

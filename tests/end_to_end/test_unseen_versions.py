@@ -9,7 +9,8 @@ from packaging.version import Version
 
 from ascend_patch.activation import contracts_folder
 from ascend_patch.engine.contracts import ContractStore
-from ascend_patch.engine.plan import Plan
+from ascend_patch.engine.plan import Plan, Selection
+from ascend_patch.engine.planning import plan_for_start
 from ascend_patch.engine.sources import SourceTree
 from ascend_patch.engine.vocabulary import State
 from tests.end_to_end import upstream
@@ -21,6 +22,7 @@ BEYOND = f"0.{Version(ContractStore(contracts_folder()).versions()[-1]).minor + 
 LIKE_IT = [f"{VERSION}+empty", f"{NEXT}.dev12+gabc", f"{NEXT}rc1", NEXT]
 OUTSIDE = [f"{BEYOND}.0", f"{BEYOND}.0rc1", f"{BEYOND}.1.dev12+gabc", "0.1.dev1+g5e40263c3.empty", "1.0", "0.7.3"]
 WARMUP = "vllm.model_executor.warmup.kernel_warmup:kernel_warmup"
+INIT_DEVICE = "vllm.v1.worker.gpu_worker:Worker.init_device"
 PENALTIES = "vllm.model_executor.layers.utils:apply_penalties"
 
 
@@ -78,6 +80,26 @@ def test_what_changed_drifts_under_every_number(version: str, tmp_path: Path) ->
     assert problem.startswith(f"required patch worker.kernel_warmup drifted on vllm {version}: {WARMUP}: ")
     (warning,) = [line for line in found.warnings() if "sampling.penalties" in line]
     assert f"drifted on vllm {version}: {PENALTIES}: parameter 'changed_upstream' added since" in warning
+
+
+def test_a_start_with_an_unseen_version_names_a_subclass_that_escapes_a_patch(tmp_path: Path) -> None:
+    copy = Copy(tmp_path)
+    module = INIT_DEVICE.partition(":")[0]
+    copy.write(
+        "vllm.v1.worker.added_upstream",
+        f"from {module} import Worker\n\nclass Added(Worker):\n    def init_device(self): ...\n",
+    )
+    store = ContractStore(contracts_folder())
+    for version, strict in ((VERSION, False), (NEXT, False), (f"{BEYOND}.0", True)):
+        tree = SourceTree.open(copy.folder, package="vllm", version=version)
+        found = plan_for_start(patches(), tree, store, Selection(strict=strict))
+        assert accepted(found) == needed()
+        named = [line for line in (found.problems() if strict else found.warnings()) if "added_upstream" in line]
+        assert [line.partition(" since ")[0] for line in named] == (
+            []  # a known version: nobody looks
+            if version == VERSION
+            else [f"patch worker.init_device: {INIT_DEVICE}: vllm.v1.worker.added_upstream:Added overrides it"]
+        )
 
 
 def test_another_package_of_that_name_is_not_patched(tmp_path: Path) -> None:
