@@ -6,7 +6,6 @@ tensor a type, one for all tensors of a linear layer.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -15,15 +14,19 @@ from vllm.model_executor.layers.quantization.base_config import QuantizationConf
 
 from ascend_patch.patches.quantization.modelslim import DESCRIPTION, NAME
 
-_CACHE_STEPS = re.compile(r"\.[kv]_proj\.kv_cache_scale$")
+_CACHE_STEPS = tuple(f".{which}_proj.kv_cache_scale" for which in "kv")
 
 
 class ModelSlimConfig(QuantizationConfig):
-    """Which type each tensor has, by its name in the checkpoint."""
+    """Which type each tensor has, by its name in the checkpoint.
+
+    Attributes:
+        int8_cache: whether the model's keys and values are to be kept as int8.
+    """
 
     def __init__(self, types: dict[str, Any]) -> None:
         super().__init__()
-        self.types = types
+        self._take(types)
         # Layers that make queries, keys and values, by the path of the attention that they belong to; made in use, as a
         # configuration travels between processes and these do not.
         self._projections: WeakValueDictionary[str, torch.nn.Module] | None = None
@@ -49,7 +52,12 @@ class ModelSlimConfig(QuantizationConfig):
 
     def apply_vllm_mapper(self, hf_to_vllm_mapper: Any) -> None:
         """Names as the model has them in vLLM."""
-        self.types = hf_to_vllm_mapper.apply_dict(self.types)
+        self._take(hf_to_vllm_mapper.apply_dict(self.types))
+
+    def _take(self, types: dict[str, Any]) -> None:
+        self.types = types
+        # Asked twice for each layer; large models have a hundred thousand tensors.
+        self.int8_cache = any(name.endswith(_CACHE_STEPS) for name in types)
 
     def get_quant_method(self, layer: torch.nn.Module, prefix: str) -> Any:
         """How a layer computes; None where vLLM's own way is the right one.
@@ -79,11 +87,6 @@ class ModelSlimConfig(QuantizationConfig):
             self._projections[path] = layer
             return beside_weights(method, prefix)
         return method
-
-    @property
-    def int8_cache(self) -> bool:
-        """Whether the model's keys and values are to be kept as int8."""
-        return any(_CACHE_STEPS.search(name) for name in self.types)
 
     def _keeps_int8(self, path: str) -> bool:
         return any(f"{path}.{which}_proj.kv_cache_scale" in self.types for which in "kv")
