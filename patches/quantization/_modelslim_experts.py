@@ -13,6 +13,8 @@ import torch
 from compressed_tensors.quantization import QuantizationStrategy
 from vllm.model_executor.utils import set_weight_attrs
 
+from ascend_patch.patches.quantization._parameters import spend
+
 try:
     from vllm.model_executor.layers.quantization.compressed_tensors.compressed_tensors_moe import (
         compressed_tensors_moe_w8a8_int8 as _home,
@@ -42,7 +44,7 @@ class Int8ExpertsMethod(_home.CompressedTensorsW8A8Int8MoEMethod):
                 raise ValueError(
                     f"{self.prefix} has weights with zero points, which do not run here: quantize symmetrically"
                 )
-            delattr(layer, name)
+        spend(layer, *_OFFSETS)
         super().process_weights_after_loading(layer)
 
 

@@ -11,7 +11,7 @@ from vllm.model_executor.layers.linear import LinearMethodBase
 
 from ascend_patch import npu
 from ascend_patch.patches.quantization._int8_linear import AscendInt8LinearKernel, over_rows
-from ascend_patch.patches.quantization._parameters import add_parameter, derive, make_ready
+from ascend_patch.patches.quantization._parameters import add_parameter, derive, make_ready, spend
 from ascend_patch.patches.quantization._weight_format import linear_weight
 
 _ROWS = {"input_dim": 1, "output_dim": 0}
@@ -51,7 +51,7 @@ class Int8DynamicMethod(LinearMethodBase):
             raise ValueError(
                 f"{self.prefix} has weights with zero points, which do not run here: quantize symmetrically"
             )
-        del layer.weight_offset
+        spend(layer, "weight_offset")
         self.kernel.process_weights_after_loading(layer)
 
     def apply(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -83,7 +83,7 @@ class Int8StaticMethod(Int8DynamicMethod):
                 )
         derive(layer, "npu_reciprocal", (1 / layer.input_scale.data[:1]).to(self.kernel.dtype))
         derive(layer, "npu_zero_point", layer.input_offset.data[:1].to(self.kernel.dtype))
-        del layer.input_scale, layer.input_offset
+        spend(layer, "input_scale", "input_offset")
         make_ready(layer, "weight", linear_weight(layer.weight.data))
         # Partial products of several ranks are added up: the bias goes to the first one's.
         layer.npu_first = not getattr(layer, "input_is_parallel", False) or layer.tp_rank == 0

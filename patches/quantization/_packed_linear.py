@@ -12,7 +12,7 @@ import torch
 from vllm.model_executor.layers.linear import LinearMethodBase
 
 from ascend_patch.patches.quantization._packed_configs import Scheme
-from ascend_patch.patches.quantization._parameters import add_parameter, derive
+from ascend_patch.patches.quantization._parameters import add_parameter, derive, spend
 from ascend_patch.patches.quantization._weight_only_linear import AscendWeightOnlyKernel, unpacked
 
 _COLUMN_OF_PLACE = (0, 2, 4, 6, 1, 3, 5, 7)
@@ -89,7 +89,7 @@ class PackedLinearMethod(LinearMethodBase):
     def process_weights_after_loading(self, layer: Any) -> None:
         points = self.zero_points(layer) if self.scheme.shifted else None
         self.kernel.keep(layer, self.weights(layer), layer.scales.data, points)
-        layer.qzeros = None
+        spend(layer, "qzeros")
 
     def apply(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         return self.kernel.apply_weights(layer, x, bias)
@@ -150,7 +150,7 @@ class AscendGPTQLinearMethod(PackedLinearMethod):
             order = torch.arange(layer.g_idx.shape[-1], device="cpu")
         layer.npu_ordered = order is not None
         derive(layer, "npu_order", None if order is None else order.to(layer.qweight.device))
-        del layer.g_idx
+        spend(layer, "g_idx")
         super().process_weights_after_loading(layer)
 
     def _groups(self, param: Any) -> torch.Tensor | None:

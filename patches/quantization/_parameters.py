@@ -33,6 +33,14 @@ def derive(layer: Any, name: str, tensor: torch.Tensor | None) -> None:
         make_ready(layer, name, tensor)
 
 
+def spend(layer: Any, *names: str) -> None:
+    """Let go of what was only needed to get ready; its name stays, so that loading it again is refused as well."""
+    for name in names:
+        parameter = getattr(layer, name, None)
+        if parameter is not None:
+            make_ready(layer, name, parameter.data.new_empty(0))
+
+
 def refuse_to_load(param: Any, loaded_weight: Any, *shard: Any, **named: Any) -> None:
     """The loader of weights that are ready.
 

@@ -17,7 +17,7 @@ from ascend_patch import npu
 from ascend_patch.patches.moe._experts import activated, over_experts, place
 from ascend_patch.patches.quantization._experts_layouts import COMPRESSED, Layout
 from ascend_patch.patches.quantization._packed_configs import Scheme
-from ascend_patch.patches.quantization._parameters import add_parameter, derive, make_ready
+from ascend_patch.patches.quantization._parameters import add_parameter, derive, make_ready, spend
 
 _PARTS = {"w13": 2, "w2": 1}
 """Names of the two matrices of an expert, and how many of the checkpoint's lie in each."""
@@ -136,9 +136,7 @@ class AscendWeightOnlyExperts(FusedMoEMethodBase):
         for part in _PARTS:
             self._check_order(layer, part)
             self._prepare(layer, part)
-            for name in (self.layout.points, self.layout.order, self.layout.sizes):
-                if name and hasattr(layer, f"{part}_{name}"):
-                    delattr(layer, f"{part}_{name}")
+            spend(layer, *(f"{part}_{name}" for name in (self.layout.points, self.layout.order, self.layout.sizes)))
         place(layer)
 
     def _check_order(self, layer: Any, part: str) -> None:

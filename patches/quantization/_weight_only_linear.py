@@ -12,7 +12,7 @@ import torch
 
 from ascend_patch import npu
 from ascend_patch.patches.quantization._int8_linear import over_rows
-from ascend_patch.patches.quantization._parameters import derive, make_ready
+from ascend_patch.patches.quantization._parameters import derive, make_ready, spend
 
 _BITS = {"uint4b8": 4, "uint4": 4, "uint8b128": 8, "uint8": 8}
 
@@ -53,7 +53,7 @@ class AscendWeightOnlyKernel:
         points = None
         if self.config.zero_points:
             points = unpacked(_columns_last(getattr(layer, str(zero_name))), bits, along=1)
-            setattr(layer, str(zero_name), None)
+            spend(layer, str(zero_name))
         self.keep(layer, weight, _columns_last(getattr(layer, scale_name)), points)
 
     def keep(self, layer: Any, weight: torch.Tensor, scale: torch.Tensor, points: torch.Tensor | None) -> None:

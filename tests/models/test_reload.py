@@ -245,7 +245,9 @@ def test_groups_that_come_in_another_order_are_refused(
     assert tokens(worker) == first
 
 
-@pytest.mark.parametrize(("scheme", "dtype"), [("channel-dynamic", "bfloat16"), ("awq-g64", "float16")])
+@pytest.mark.parametrize(
+    ("scheme", "dtype"), [("channel-dynamic", "bfloat16"), ("awq-g64", "float16"), ("modelslim", "bfloat16")]
+)
 def test_weights_are_not_loaded_over_those_of_the_operators(
     scheme: str, dtype: str, worker: Worker, load: Callable[..., None], checkpoint: Callable[..., str]
 ) -> None:
