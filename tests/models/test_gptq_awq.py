@@ -126,9 +126,8 @@ def test_a_linear_layer_is_one_operator(
 @pytest.mark.engine_process
 @pytest.mark.parametrize(
     ("family", "scheme"),
-    [("qwen2", "awq-g64"), pytest.param("qwen2", "gptq-w4-g32-shifted", marks=pytest.mark.slow),
-     pytest.param("llama", "gptq-w8-column-shifted", marks=pytest.mark.slow)],
-)  # fmt: skip
+    [("qwen2", "awq-g64"), pytest.param("llama", "gptq-w8-column-shifted", marks=pytest.mark.slow)],
+)
 def test_two_devices(
     family: str, scheme: str, reference: Worker, packed_folder: Callable[[str, str], str], tmp_path: Path
 ) -> None:
