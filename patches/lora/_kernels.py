@@ -62,13 +62,17 @@ def lora_expand(
     """``output[:, slice] += inputs[slice] @ B.T`` of each token's adapter, or ``=`` without `add_inputs`.
 
     Args:
-        inputs: ``[slices, tokens, rank]`` float32.
+        inputs: ``[slices, tokens, rank]`` float32; what is behind the first `rank` numbers is not read.
         lora_b_weights: one per slice, ``[adapters, 1, width, rank]``.
         output_tensor: ``[tokens, columns]``.
         offset_start: first column of the first slice.
     """
     if no_lora_flag_cpu.item():
         return
+    rank = lora_b_weights[0].shape[-1]
+    if inputs.shape[-1] > rank:
+        # vLLM 0.23 gathers what each tensor-parallel rank has whole, and its own kernel reads the first one's.
+        inputs = inputs[..., :rank].contiguous()
     _lora_expand(
         inputs,
         list(lora_b_weights),
