@@ -192,13 +192,14 @@ def _decided(settings: Any) -> tuple[Registry, Plan]:
     if answer is None:
         from ascend_patch.engine import registry
         from ascend_patch.engine.contracts import ContractStore
-        from ascend_patch.engine.planning import plan_for_start
+        from ascend_patch.engine.planning import make_plan, with_usage
         from ascend_patch.engine.standing import assumed
 
         patches = registry.load()
         settings.validate(patches)
         store = ContractStore(contracts_folder())
-        plan = plan_for_start(patches, tree, store, settings.selection, assumed(*assumption))
+        plan = make_plan(patches, tree, store, settings.selection, assumed(*assumption))
+        plan = with_usage(plan, patches, tree, store)
         answer = kept.Answer(patches, plan)
         kept.keep(plans, question, answer, tree)
     return answer

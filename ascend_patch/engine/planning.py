@@ -37,34 +37,27 @@ def make_plan(
     return Plan(tree.package, tree.version, decisions, standing, selection.strict)
 
 
-def plan_for_start(
-    registry: Registry,
-    tree: SourceTree,
-    store: ContractStore,
-    selection: Selection | None = None,
-    standing: Standing | None = None,
-) -> Plan:
-    """`make_plan`, and in a version that has no contracts of its own, what the rest of the package does with targets.
+def with_usage(plan: Plan, registry: Registry, tree: SourceTree, store: ContractStore) -> Plan:
+    """`plan`, and in a version that has no contracts of its own, what the rest of the package does with targets.
 
     That takes seconds: the whole package is looked through. A start with a known version does not.
 
     Raises:
-        SourceError: the tree's version is unknown.
         ContractError: a contract file is unreadable.
     """
-    plan = make_plan(registry, tree, store, selection, standing)
     if not plan.accepted or store.get(tree.version) is not None:
         return plan
     from .contract_building import check_usage
 
-    found = {finding.target: finding for finding in check_usage(tree, registry, store, plan.standing.version)}
+    found = check_usage(tree, registry, store, plan.standing.version)
     usage = [
-        (decision.patch.id, found[rewrite.target])
+        (decision.patch.id, finding)
         for decision in plan.accepted
         for rewrite in (decision.variant.rewrites if decision.variant else ())
-        if rewrite.target in found
+        for finding in found
+        if finding.target == rewrite.target
     ]
-    return plan.changed(usage=tuple(usage))
+    return plan.changed(usage=tuple(dict.fromkeys(usage)))
 
 
 def _decide(patch: Patch, tree: SourceTree, store: ContractStore, selection: Selection, version: str) -> Decision:

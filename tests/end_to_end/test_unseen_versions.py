@@ -10,7 +10,7 @@ from packaging.version import Version
 from ascend_patch.activation import contracts_folder
 from ascend_patch.engine.contracts import ContractStore
 from ascend_patch.engine.plan import Plan, Selection
-from ascend_patch.engine.planning import plan_for_start
+from ascend_patch.engine.planning import make_plan, with_usage
 from ascend_patch.engine.sources import SourceTree
 from ascend_patch.engine.vocabulary import State
 from tests.end_to_end import upstream
@@ -92,7 +92,7 @@ def test_a_start_with_an_unseen_version_names_a_subclass_that_escapes_a_patch(tm
     store = ContractStore(contracts_folder())
     for version, strict in ((VERSION, False), (NEXT, False), (f"{BEYOND}.0", True)):
         tree = SourceTree.open(copy.folder, package="vllm", version=version)
-        found = plan_for_start(patches(), tree, store, Selection(strict=strict))
+        found = with_usage(make_plan(patches(), tree, store, Selection(strict=strict)), patches(), tree, store)
         assert accepted(found) == needed()
         named = [line for line in (found.problems() if strict else found.warnings()) if "added_upstream" in line]
         assert [line.partition(" since ")[0] for line in named] == (
