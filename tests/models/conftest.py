@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,3 +44,19 @@ def family_folder(reference: Worker, tmp_path_factory: pytest.TempPathFactory) -
         return made[family]
 
     return folder
+
+
+@pytest.fixture(scope="module")
+def engine(worker: Worker) -> Iterator[Callable[..., str]]:
+    """The name of the engine of a checkpoint. All stay until the end: the first one takes seconds to come and to go."""
+    loaded = []
+
+    def name(folder: str, **options: Any) -> str:
+        if folder not in loaded:
+            worker.call("load", name=folder, model=folder, skip_tokenizer_init=True, **options)
+            loaded.append(folder)
+        return folder
+
+    yield name
+    for name in loaded:
+        worker.call("unload", name=name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,22 +50,6 @@ def packed_folder(
         return str(path)
 
     return folder
-
-
-@pytest.fixture(scope="module")
-def engine(worker: Worker) -> Iterator[Callable[..., str]]:
-    """The name of the engine of a checkpoint. All stay until the end: the first one takes seconds to come and to go."""
-    loaded = []
-
-    def name(folder: str, **options: Any) -> str:
-        if folder not in loaded:
-            worker.call("load", name=folder, model=folder, skip_tokenizer_init=True, **options)
-            loaded.append(folder)
-        return folder
-
-    yield name
-    for name in loaded:
-        worker.call("unload", name=name)
 
 
 @pytest.fixture
