@@ -202,7 +202,7 @@ def _decided(settings: Any) -> tuple[Registry, Plan]:
         plan = with_usage(plan, patches, tree, store)
         answer = kept.Answer(patches, plan)
         kept.keep(plans, question, answer, tree)
-    return answer
+    return answer.registry, answer.plan
 
 
 def contracts_folder() -> Path:

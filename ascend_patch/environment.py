@@ -15,7 +15,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+
+from ascend_patch.value import Value
 
 BOOTSTRAP_MARK = "ascend_patch"
 """A ``.start`` file that mentions this, or a ``.pth`` file with it and `BOOTSTRAP_SWITCH`, is our bootstrap."""
@@ -34,7 +35,7 @@ SOC_BY_PCI_DEVICE: Mapping[str, str] = {
 """PCI device id (vendor 19e5) to SoC family, as the driver's own log collector distinguishes them."""
 
 
-class Cann(NamedTuple):
+class Cann(Value):
     """A CANN toolkit: its folder, version ("" when no version file says it), and how it was found."""
 
     home: str
@@ -42,14 +43,14 @@ class Cann(NamedTuple):
     source: str
 
 
-class DeviceDecision(NamedTuple):
+class DeviceDecision(Value):
     """``npu``, ``host`` or None (the overlay stays inactive), and why."""
 
     device: str | None
     reason: str
 
 
-class BootstrapFile(NamedTuple):
+class BootstrapFile(Value):
     """A ``.pth`` or ``.start`` file that starts the overlay, and the site folder it is in."""
 
     path: str

@@ -104,7 +104,7 @@ class Inspection:
             "origin": self.tree.origin,
             "source": self.tree.kind,
             "inside": self.inside,
-            "taken_for": self.plan.standing._asdict() if self.plan.standing.reason else None,
+            "taken_for": self.plan.standing.as_dict() if self.plan.standing.reason else None,
             "contract": self.known is not None,
             "ok": self.ok,
             "applied": self.applied,

@@ -74,7 +74,7 @@ def list_patches(
             {
                 "package": here.package,
                 "version": plan.version if plan is not None else None,
-                "taken_for": plan.standing._asdict() if plan is not None and plan.standing.reason else None,
+                "taken_for": plan.standing.as_dict() if plan is not None and plan.standing.reason else None,
                 "patches": rows,
             }
         )

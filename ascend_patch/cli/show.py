@@ -44,7 +44,7 @@ def show(
     decision = plan.decisions[patch.id] if plan is not None else None
     facts = patch_facts(here, patch, plan)
     facts["required_by"] = list(here.registry.dependents(patch.id))
-    facts["taken_for"] = plan.standing._asdict() if plan is not None and plan.standing.reason else None
+    facts["taken_for"] = plan.standing.as_dict() if plan is not None and plan.standing.reason else None
     facts["findings"] = _findings(decision)
     facts["outgrown"] = _outgrown(decision, tree)
     facts["contract"] = _contract(here, patch, decision, tree)

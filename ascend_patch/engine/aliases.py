@@ -10,14 +10,16 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import takewhile
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
+
+from ascend_patch.value import Value
 
 from . import marks
 from .slots import Change, Slot, SlotChange
 from .vocabulary import Target
 
 
-class Alias(NamedTuple):
+class Alias(Value):
     """A module-level name that holds an object which was replaced where it is defined."""
 
     module: ModuleType

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, lru_cache, partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from ascend_patch.value import Value
 
 from .contracts import ABSENT, Contract, ContractStore, site_key
 from .errors import RewriteError, SourceError
@@ -85,7 +87,7 @@ def _check_rewrite(tree: SourceTree, rewrite: Rewrite, known: Known) -> Finding:
     return Finding(rewrite.target, problem, f"{text} since {version}", version)
 
 
-class Description(NamedTuple):
+class Description(Value):
     """What a contract says about a definition itself."""
 
     kind: str

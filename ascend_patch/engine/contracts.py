@@ -11,7 +11,9 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
+
+from ascend_patch.value import Value
 
 from .errors import ContractError
 from .vocabulary import Retarget
@@ -19,7 +21,7 @@ from .vocabulary import Retarget
 FORMAT = 3
 
 
-class Contract(NamedTuple):
+class Contract(Value):
     """One target in one version.
 
     Attributes:
@@ -52,7 +54,7 @@ class Contract(NamedTuple):
 ABSENT = "absent"  # the kind of an Add target: the name is free
 
 
-class ContractSet(NamedTuple):
+class ContractSet(Value):
     """The contracts of one version, by the text of their target."""
 
     version: str
@@ -115,7 +117,7 @@ def _contract(target: str, entry: dict[str, Any], files: Mapping[str, str]) -> C
 
 
 def _entry(target: str, contract: Contract) -> dict[str, Any]:
-    entry = {name: value for name, value in contract._asdict().items() if value and name != "sha256"}
+    entry = {name: value for name, value in contract.as_dict().items() if value and name != "sha256"}
     if contract.file in _usual_files(target):
         del entry["file"]
     if contract.also:

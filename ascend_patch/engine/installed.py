@@ -14,10 +14,11 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
-from typing import NamedTuple
+
+from ascend_patch.value import Value
 
 
-class Distribution(NamedTuple):
+class Distribution(Value):
     """One installed distribution: its name as spelt on disk, version and metadata folder (or file)."""
 
     name: str

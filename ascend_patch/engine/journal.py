@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from types import ModuleType
-from typing import NamedTuple
+
+from ascend_patch.value import Value
 
 from . import aliases, marks
 from .slots import Change, SlotChange
 
 
-class Entry(NamedTuple):
+class Entry(Value):
     """One change and the patch that made it."""
 
     patch: str

@@ -19,7 +19,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
+
+from ascend_patch.value import Value
 
 from . import plan as plans
 from . import registry, vocabulary
@@ -46,7 +48,7 @@ Stamp = tuple[int, int, int] | None
 """When a file was written, when its entry changed, its size; None when there is none."""
 
 
-class Question(NamedTuple):
+class Question(Value):
     """What a plan answers.
 
     Attributes:
@@ -66,12 +68,13 @@ class Question(NamedTuple):
     @property
     def file(self) -> str:
         """The name of the file with the answer."""
-        selection = [sorted(part) if isinstance(part, frozenset) else part for part in self.selection]
-        parts = (*self._replace(selection=Selection()), selection, sys.version, os.uname().machine)
+        chosen = self.selection.as_dict().items()
+        selection = {name: sorted(part) if isinstance(part, frozenset) else part for name, part in chosen}
+        parts = {**self.as_dict(), "selection": selection, "python": sys.version, "machine": os.uname().machine}
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:24] + ".plan"
 
 
-class Answer(NamedTuple):
+class Answer(Value):
     """What was decided, and by whom."""
 
     registry: Registry
@@ -99,21 +102,21 @@ def recall(folder: Path, question: Question) -> Answer | None:
 def keep(folder: Path, question: Question, answer: Answer, tree: SourceTree) -> None:
     """Keep an answer that was just found, with what it depends on. Never raises."""
     with contextlib.suppress(Exception):
-        answer = answer._replace(plan=_without_agreement(answer.plan))
+        answer = answer.changed(plan=_without_agreement(answer.plan))
         stamps = {path: _stamp(path) for path in {*_own(question.own), *tree.looked_for(), *_functions(answer.plan)}}
         newest = max(known[0] for known in stamps.values() if known is not None)
         if newest > time.time_ns() - FRESH_NS:
             return
         answer.plan.fingerprint  # noqa: B018 - computed once, and then kept with the rest
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write(folder / question.file, (stamps, _installed(answer.registry)), tuple(answer))
+        _write(folder / question.file, (stamps, _installed(answer.registry)), (answer.registry, answer.plan))
         _remove_oldest(folder)
 
 
 def _without_agreement(plan: Plan) -> Plan:
     """What agreed with its contract needs no mention, and its class no import."""
     decisions = {
-        id: item._replace(findings=tuple(finding for finding in item.findings if finding.problem))
+        id: item.changed(findings=tuple(finding for finding in item.findings if finding.problem))
         for id, item in plan.decisions.items()
     }
     return plan.changed(decisions=decisions)

@@ -13,7 +13,8 @@ import copy
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+
+from ascend_patch.value import Value
 
 from .errors import SourceError
 from .origins import resolved
@@ -25,7 +26,7 @@ Uses = Mapping[str, tuple[str, ...]]
 """For each function (``module:qualified.name``, the module alone outside of functions) its uses as text, see `Use`."""
 
 
-class Use(NamedTuple):
+class Use(Value):
     """One use of an object.
 
     Attributes:
@@ -263,7 +264,7 @@ def _difference(old: Use, new: Use) -> Iterator[str]:
 _KERNEL_DECORATOR = "jit"
 
 
-class Kernel(NamedTuple):
+class Kernel(Value):
     """A kernel that a definition stands for."""
 
     file: SourceFile

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from importlib.machinery import ModuleSpec
-from typing import NamedTuple
 
 from ascend_patch.value import Value
 
@@ -18,7 +17,7 @@ from .vocabulary import Patch, State, Variant
 UNCHECKED = "unchecked"
 
 
-class Finding(NamedTuple):
+class Finding(Value):
     """The result for one rewrite.
 
     Attributes:
@@ -40,7 +39,7 @@ class Finding(NamedTuple):
         return self.problem not in ("", UNCHECKED)
 
 
-class Standing(NamedTuple):
+class Standing(Value):
     """The version that decides which variants are looked at.
 
     Attributes:
@@ -52,7 +51,7 @@ class Standing(NamedTuple):
     reason: str = ""
 
 
-class Selection(NamedTuple):
+class Selection(Value):
     """What the user switched on and off.
 
     Attributes:
@@ -81,7 +80,7 @@ class Selection(NamedTuple):
         return patch.id in self.enable | self.only
 
 
-class Decision(NamedTuple):
+class Decision(Value):
     """What happens to one patch, and why.
 
     Attributes:

@@ -124,4 +124,4 @@ def _settle_features(registry: Registry, decisions: dict[str, Decision]) -> None
 
 
 def _out(decision: Decision, reason: str) -> Decision:
-    return decision._replace(state=State.SKIPPED, reason=reason)
+    return decision.changed(state=State.SKIPPED, reason=reason)

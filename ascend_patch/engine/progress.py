@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from ascend_patch.value import Value
 
 from .plan import Decision
 from .vocabulary import State
 
 
-class Package(NamedTuple):
+class Package(Value):
     """The package that is patched, and what the engine has to be told about it.
 
     Attributes:
@@ -23,7 +23,7 @@ class Package(NamedTuple):
     start_gates: tuple[str, ...] = ()
 
 
-class PatchStatus(NamedTuple):
+class PatchStatus(Value):
     """One patch in this process.
 
     Attributes:
@@ -47,7 +47,7 @@ class PatchStatus(NamedTuple):
     unneeded: bool = False
 
 
-class UndoReport(NamedTuple):
+class UndoReport(Value):
     """What an undo did.
 
     Attributes:

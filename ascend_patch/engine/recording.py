@@ -140,14 +140,14 @@ class Recorder:
         overlay = self._overlay
         patches = dict(self._written["patches"]) if ids else {}
         for status in overlay.status(*ids, aliases=complete):
-            entry = {key: value for key, value in status._asdict().items() if value and key != "id"}
+            entry = {key: value for key, value in status.as_dict().items() if value and key != "id"}
             patches[status.id] = entry | {"state": status.state.value}
         return {
             **_process(os.getpid()),
             "role": self._role(),
             "package": overlay.plan.package,
             "version": overlay.plan.version,
-            "taken_for": overlay.plan.standing._asdict() if overlay.plan.standing.reason else {},
+            "taken_for": overlay.plan.standing.as_dict() if overlay.plan.standing.reason else {},
             "fingerprint": overlay.fingerprint,
             "strict": overlay.plan.strict,
             "gate_passed": overlay.gate_passed,

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import CodeType
-from typing import Any, NamedTuple
+from typing import Any
+
+from ascend_patch.value import Value
 
 from .errors import RewriteError
 from .vocabulary import Retarget
@@ -24,7 +26,7 @@ _NAME_OPERATIONS = frozenset(
 )  # fmt: skip
 
 
-class Retargeted(NamedTuple):
+class Retargeted(Value):
     """A rewritten code object and the number of sites that changed in it."""
 
     code: CodeType

@@ -7,7 +7,9 @@ import importlib
 from collections.abc import Callable, MutableMapping
 from functools import cached_property
 from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import Any, NamedTuple
+from typing import Any
+
+from ascend_patch.value import Value
 
 from . import marks
 from .errors import RewriteError
@@ -18,7 +20,7 @@ from .vocabulary import Add, Patch, Register, Replace, Retarget, Rewrite, Wrap
 _VARIADIC = 0x04 | 0x08  # CO_VARARGS | CO_VARKEYWORDS
 
 
-class Resolved(NamedTuple):
+class Resolved(Value):
     """A rewrite together with the objects its references name."""
 
     patch: Patch

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import MutableMapping
 from functools import cached_property
 from types import CodeType, FunctionType, ModuleType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
+
+from ascend_patch.value import Value
 
 from . import marks
 from .errors import RewriteError
@@ -35,7 +37,7 @@ class Change(Protocol):
         ...
 
 
-class Slot(NamedTuple):
+class Slot(Value):
     """An attribute of a module or class.
 
     Attributes:

@@ -75,9 +75,11 @@ def test_cann_variables_go_before_folders_and_are_not_skipped_when_wrong(tmp_pat
     write(tmp_path / "usr/local/Ascend/cann/x86_64-linux/ascend_toolkit_install.info", "version=8.5.0\n")
     write(tmp_path / "mine/x86_64-linux/ascend_toolkit_install.info", "version=9.0.0\n")
     environ = {"ASCEND_HOME_PATH": str(tmp_path / "mine"), "ASCEND_TOOLKIT_HOME": "/other"}
-    assert environment.find_cann(environ, str(tmp_path)) == (str(tmp_path / "mine"), "9.0.0", "ASCEND_HOME_PATH")
+    assert environment.find_cann(environ, str(tmp_path)) == environment.Cann(
+        str(tmp_path / "mine"), "9.0.0", "ASCEND_HOME_PATH"
+    )
     gone = environment.find_cann({"ASCEND_TOOLKIT_HOME": str(tmp_path / "gone")}, str(tmp_path))
-    assert gone == (str(tmp_path / "gone"), "", "ASCEND_TOOLKIT_HOME")
+    assert gone == environment.Cann(str(tmp_path / "gone"), "", "ASCEND_TOOLKIT_HOME")
 
 
 def test_the_newest_of_several_cann_folders(tmp_path: Path) -> None:
@@ -132,7 +134,7 @@ def test_bootstrap_files(tmp_path: Path, checkout: Path) -> None:
     assert environment.bootstrap_files([str(site)]) == []
     shipped = checkout / "packaging" / "ascend_patch.pth"
     ours = write(site / "ascend_patch.pth", shipped.read_text())
-    assert environment.bootstrap_files([str(site), str(site)]) == [(str(ours), str(site))]
+    assert environment.bootstrap_files([str(site), str(site)]) == [environment.BootstrapFile(str(ours), str(site))]
 
 
 def test_inherited_variables_are_those_of_the_start(tmp_path: Path) -> None:

@@ -130,12 +130,12 @@ def test_other_settings_are_another_question(shelf: Shelf) -> None:
     shelf.keep(declared())
     question = shelf.question
     others = [
-        question._replace(selection=Selection(disable=frozenset({"toy.first"}))),
-        question._replace(selection=Selection(strict=True)),
-        question._replace(version="1.1"),
-        question._replace(assumed=("1.1", "somebody")),
-        question._replace(origin="elsewhere"),
-        question._replace(own=("elsewhere",)),
+        question.changed(selection=Selection(disable=frozenset({"toy.first"}))),
+        question.changed(selection=Selection(strict=True)),
+        question.changed(version="1.1"),
+        question.changed(assumed=("1.1", "somebody")),
+        question.changed(origin="elsewhere"),
+        question.changed(own=("elsewhere",)),
     ]
     assert all(kept.recall(shelf.folder, other) is None for other in others)
     assert kept.recall(shelf.folder, question) is not None

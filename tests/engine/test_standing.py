@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ascend_patch.engine.contracts import ContractStore
-from ascend_patch.engine.plan import Plan
+from ascend_patch.engine.plan import Plan, Standing
 from ascend_patch.engine.planning import make_plan
 from ascend_patch.engine.registry import Registry
 from ascend_patch.engine.standing import assumed, stand
@@ -108,7 +108,7 @@ def test_a_development_build_like_the_release_of_its_number_is_that(toy: Toy, ve
     if version.startswith("1.2"):
         toy.write("toy/core.py", toy.files["toy/core.py"].replace("good day ", "hello ").replace("begin ", "start "))
     plan = planned(toy, patches, version, store)
-    assert plan.standing == (version, "")
+    assert plan.standing == Standing(version)
     assert plan.decisions["toy.greets"].unneeded is version.startswith("1.2")
     assert not plan.warnings()
 
