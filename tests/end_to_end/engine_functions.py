@@ -18,7 +18,11 @@ SMALL_CACHE_BYTES = 64 << 20
 def load(name: str, model: str, **options: Any) -> dict[str, Any]:
     """Create an `LLM` and keep it under `name`; says what vLLM made of the options."""
     from vllm import LLM
+    from vllm.model_executor.models import registry
 
+    # vLLM looks at each class of models in a process of its own, which imports everything, so that CUDA does not start
+    # in this one. Servers do so in the tests as well.
+    registry._run_in_subprocess = lambda look: look()
     settings: dict[str, Any] = {
         "max_model_len": 512,
         "max_num_seqs": 8,

@@ -183,6 +183,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     load()
     if serve(socket.socket(fileno=int(sys.argv[1]))):
-        from tests.end_to_end import worker_main
+        from tests.end_to_end import spawning, worker_main
 
+        spawning.fork_what_is_spawned()
         worker_main.main()
