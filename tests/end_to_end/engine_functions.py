@@ -210,6 +210,34 @@ def reference_logits(folder: str, dtype: str, tokens: list[int], **changes: Any)
     return reference.logits(folder, dtype, tokens, **changes)
 
 
+def reference_logits_with_routers(**arguments: Any) -> Any:
+    """See `tests.models.reference.logits_with_routers`."""
+    from tests.models import reference
+
+    return reference.logits_with_routers(**arguments)
+
+
+def routers_of(name: str, tokens: list[int]) -> dict[str, list[list[float]]]:
+    """What each router of a loaded model says about each token of a prompt, ``[len(tokens)][experts]``, by its name."""
+    llm = ENGINES[name]
+    model = llm.llm_engine.model_executor.driver_worker.worker.model_runner.model
+    said: dict[str, list[list[float]]] = {}
+
+    def note(router: str) -> Any:
+        def hook(_: Any, __: Any, output: Any) -> None:
+            said.setdefault(router, output[0].float().tolist()[: len(tokens)])
+
+        return hook
+
+    routers = {path: module for path, module in model.named_modules() if path.endswith(".mlp.gate")}
+    hooks = [module.register_forward_hook(note(path)) for path, module in routers.items()]
+    llm.reset_prefix_cache()  # each token is to pass the routers
+    generate(name, [tokens], {"max_tokens": 1, "temperature": 0, "detokenize": False})
+    for hook in hooks:
+        hook.remove()
+    return said
+
+
 def make_encoder(encoder: str, folder: str) -> None:
     """Save a small model for pooling; see `tests.models.encoders`."""
     from tests.models import encoders

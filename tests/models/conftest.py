@@ -52,10 +52,11 @@ def engine(worker: Worker) -> Iterator[Callable[..., str]]:
     loaded = []
 
     def name(folder: str, **options: Any) -> str:
-        if folder not in loaded:
-            worker.call("load", name=folder, model=folder, skip_tokenizer_init=True, **options)
-            loaded.append(folder)
-        return folder
+        name = f"{folder} {sorted(options.items())}"
+        if name not in loaded:
+            worker.call("load", name=name, model=folder, skip_tokenizer_init=True, **options)
+            loaded.append(name)
+        return name
 
     yield name
     for name in loaded:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import lru_cache
 from typing import Any
+from unittest.mock import patch
 
 from tests.models import packed, quantised
 
@@ -79,6 +81,43 @@ def logits(
         if handle is not None:
             handle.remove()
     return rows
+
+
+def logits_with_routers(
+    folder: str, dtype: str, tokens: list[int], given: dict[str, list[list[float]]]
+) -> dict[str, Any]:
+    """The last token's `logits` when the routers say what is `given`, and what they would have said (`routers`).
+
+    Each layer therefore sees what the layers before it make of the given choices.
+
+    Args:
+        given: for each router, by its name, `[len(tokens)][experts]`.
+    """
+    import torch
+
+    model = _model(folder, dtype, ())
+    linear = torch.nn.functional.linear
+    said: dict[str, list[list[float]]] = {}
+
+    def replaced(name: str, forward: Any) -> Any:
+        def product(*operands: Any) -> Any:
+            own = linear(*operands)
+            said[name] = own.float().reshape(len(tokens), -1).tolist()
+            return torch.tensor(given[name], dtype=own.dtype).reshape(own.shape)
+
+        def call(*arguments: Any) -> Any:
+            with patch.object(torch.nn.functional, "linear", product):
+                return forward(*arguments)
+
+        return call
+
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            if name in given:
+                stack.enter_context(patch.object(module, "forward", replaced(name, module.forward)))
+        last: list[float] = _all_logits(model, tokens)[-1].tolist()
+    assert said.keys() == given.keys()
+    return {"logits": last, "routers": said}
 
 
 def hidden_states(folder: str, prompts: list[list[int]], **changes: Any) -> list[list[list[float]]]:

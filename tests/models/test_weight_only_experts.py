@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,13 @@ GREEDY = {"temperature": 0, "max_tokens": COUNT, "ignore_eos": True, "detokenize
 CASES = [
     ("qwen3-moe", "w4-group", "bfloat16"),
     ("qwen3-moe", "w4-channel", "float16"),
+    ("olmoe", "w4-group", "bfloat16"),
     ("glm4-moe", "w8-channel-shifted", "bfloat16"),
     ("qwen3-moe", "gptq-w4-g32", "float16"),
     ("qwen3-moe", "gptq-w4-g32-shifted", "bfloat16"),
     ("qwen3-moe", "gptq-w8-column-shifted", "bfloat16"),
     ("qwen3-moe", "awq-g32", "bfloat16"),
+    ("glm4-moe", "awq-g32", "bfloat16"),
     ("qwen3-moe", "awq-column", "float16"),
 ]
 
@@ -62,7 +65,11 @@ def test_tokens_equal_those_of_the_weights_that_were_meant(
     folder = checkpoint(family, scheme)
     name = engine(folder, dtype=dtype)
     got = worker.call("generate", name=name, prompts=prompts(), params=GREEDY)
-    found = ties.check(reference, folder, prompts(), got, meant(reference, folder, dtype), dtype=dtype, jitters=JITTERS)
+    routers = partial(worker.call, "routers_of", name=name)
+    found = ties.check(
+        reference, folder, prompts(), got, meant(reference, folder, dtype), dtype=dtype, jitters=JITTERS,
+        routers=lambda tokens: routers(tokens=tokens),
+    )  # fmt: skip
     for difference in found:
         record_property("tie", difference._asdict())
     record_property("equal_answers", len(got) - len(found))
