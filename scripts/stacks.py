@@ -36,6 +36,12 @@ class Stack:
         """Whether this is the stack that lives in the checkout's `.venv`."""
         return self.vllm == DEFAULT_VLLM
 
+    @property
+    def series(self) -> tuple[int, int]:
+        """The first two numbers of its vLLM."""
+        major, minor, *_ = map(int, self.vllm.split("."))
+        return major, minor
+
     def folder_name(self, recipe: str) -> str:
         """The name of its environment in the cache: another content is another folder.
 
