@@ -225,7 +225,8 @@ def routers_of(name: str, tokens: list[int]) -> dict[str, list[list[float]]]:
 
     def note(router: str) -> Any:
         def hook(_: Any, __: Any, output: Any) -> None:
-            said.setdefault(router, output[0].float().tolist()[: len(tokens)])
+            rows = output[0] if isinstance(output, tuple) else output
+            said.setdefault(router, rows.float().tolist()[: len(tokens)])
 
         return hook
 
