@@ -10,7 +10,7 @@ PATCH = Patch(
     requires=("kv_offload.simple_cpu",),
     variants=(
         Variant(
-            versions=">=0.30.0,<0.34",
+            versions=">=0.19.0,<0.34",
             rewrites=(
                 Wrap(
                     "vllm.v1.simple_kv_offload.cuda_mem_ops:build_params",

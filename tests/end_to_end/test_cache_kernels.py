@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.version import Version
 
-from tests.end_to_end.conftest import skip_without
+from tests.end_to_end.conftest import installed_vllm, skip_without
 from tests.end_to_end.worker import Worker
 
 pytestmark = pytest.mark.shows("KV cache: zeroing and offloading")
@@ -19,7 +20,7 @@ BLOCK = 128
 # Eleven blocks for four prompts of four blocks each: three of them push the first one out.
 CROWDED: dict[str, Any] = {**OPTIONS, "num_gpu_blocks_override": 12, "enable_prefix_caching": True}
 PROMPTS = [[(7 * place + 13 * prompt + 3) % 500 + 2 for place in range(400)] for prompt in range(4)]
-CONNECTOR = {"kv_connector": "SimpleCPUOffloadConnector", "kv_role": "kv_both"}
+HAS_SIMPLE = Version(installed_vllm()) >= Version("0.19")
 
 
 @pytest.fixture(params=["kernel", "reference", "no kernel"])
@@ -82,7 +83,8 @@ def one_by_one(process: Worker, name: str) -> list[dict[str, Any]]:
 
 def check_reuse(process: Worker, model: str, expected: list[list[int]], extra: dict[str, Any]) -> None:
     """Prefixes that were pushed out of the cache come back, and with them the same tokens."""
-    connector = {**CONNECTOR, "kv_connector_extra_config": extra}
+    name = "SimpleCPUOffloadConnector" if HAS_SIMPLE else "OffloadingConnector"
+    connector = {"kv_connector": name, "kv_role": "kv_both", "kv_connector_extra_config": extra}
     process.call("load", name="offloading", model=model, kv_transfer_config=connector, **CROWDED)
     try:
         for cached in (0, 3 * BLOCK, 3 * BLOCK):
@@ -94,14 +96,16 @@ def check_reuse(process: Worker, model: str, expected: list[list[int]], extra: d
 
 
 def test_prefixes_come_back_from_the_host(process: Worker, tiny_llama: str, expected: list[list[int]]) -> None:
-    skip_without("kv_offload.simple_cpu")
-    check_reuse(process, tiny_llama, expected, {"cpu_bytes_to_use": 64 << 20})
+    skip_without("kv_offload.simple_cpu" if HAS_SIMPLE else "kv_offload.offloading_connector")
+    size = {"num_cpu_blocks": 64} if Version(installed_vllm()) < Version("0.14") else {"cpu_bytes_to_use": 64 << 20}
+    check_reuse(process, tiny_llama, expected, size)
 
 
 def test_prefixes_come_back_from_disk(
     worker: Worker, tiny_llama: str, expected: list[list[int]], tmp_path: Path
 ) -> None:
-    skip_without("kv_offload.simple_cpu")
+    if Version(installed_vllm()) < Version("0.28"):
+        pytest.skip("this vLLM offloads to the host only")
     on_disk = {
         "kv_offload_backend": "disk",
         "disk_path": str(tmp_path / "blocks"),
