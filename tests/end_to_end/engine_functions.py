@@ -306,11 +306,11 @@ def score(name: str, pairs: list[tuple[str, str]]) -> list[float]:
     return [result.outputs.score for result in ENGINES[name].score(firsts, seconds, use_tqdm=False)]
 
 
-def status() -> Any:
-    """What the overlay did in this process."""
+def status() -> dict[str, str]:
+    """The state of each patch in this process."""
     import ascend_patch
 
-    return ascend_patch.status()
+    return {patch.id: patch.state for patch in ascend_patch.status()}
 
 
 def loaded_packages() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from tests.end_to_end.engine_functions import ENGINES
@@ -87,6 +88,79 @@ def zeroed_blocks(name: str, blocks: list[int]) -> list[list[int]]:
 
     found: list[list[int]] = ENGINES[name].collective_rpc(run)[0]
     return found
+
+
+def offload_a_step(factor: int) -> None:
+    """What a step writes goes to the host and back with OffloadingConnector (vLLM 0.13 to 0.18); raises if it differs.
+
+    Args:
+        factor: how many blocks of the device are one of the host.
+    """
+    import numpy
+    import torch
+    from vllm.v1.kv_offload.mediums import CPULoadStoreSpec, GPULoadStoreSpec
+    from vllm.v1.kv_offload.worker import cpu_gpu
+
+    from ascend_patch.patches.attention._shaped import ShapedCacheBackend
+
+    size, blocks = 128, 12
+    memory = torch.zeros(2, blocks, size, 64, dtype=torch.bfloat16, device="npu")
+    cache = memory.transpose(0, 1)  # as the runner makes it: blocks first in its shape, planes first in memory
+    handlers = cpu_gpu.CpuGpuOffloadingHandlers(
+        gpu_block_size=size, cpu_block_size=factor * size, num_cpu_blocks=6,
+        gpu_caches={"layer": cache}, attn_backends={"layer": ShapedCacheBackend},
+    )  # fmt: skip
+    out, back = handlers.gpu_to_cpu_handler, handlers.cpu_to_gpu_handler
+    on_host, taken, given = [4, 1], [7, 2, 5, 3][: 2 * factor], [0, 9, 8, 11][: 2 * factor]
+    written = torch.randn(len(taken), 2, size, 64).bfloat16()
+    cache[torch.tensor(taken, device="npu")] = written.npu()
+    assert out.transfer_async(0, (GPULoadStoreSpec(taken), CPULoadStoreSpec(on_host)))
+    torch.npu.synchronize()
+    assert len(out.get_finished()) == 1
+    host = torch.stack([tensor.view(-1, size, 64) for tensor in planes_of(out.dst_tensors)], 1)
+    places = numpy.array([[factor * block + part for part in range(factor)] for block in on_host]).ravel()
+    assert torch.equal(host[places], written)
+    assert back.transfer_async(1, (CPULoadStoreSpec(on_host), GPULoadStoreSpec(given)))
+    torch.npu.synchronize()
+    assert len(back.get_finished()) == 1
+    assert torch.equal(cache.cpu()[given], written)
+    others = sorted(set(range(blocks)) - {*taken, *given})
+    assert not cache.cpu()[others].any()
+
+
+def planes_of(tensors: list[Any]) -> list[Any]:
+    """Keys and values, which vLLM 0.13 keeps in one tensor."""
+    return [plane for tensor in tensors for plane in (tensor if tensor.shape[0] == 2 else [tensor])]
+
+
+def simply_offload_a_step() -> None:
+    """The same with SimpleCPUOffloadConnector (0.19 to 0.23), which does not wait for a step itself."""
+    from types import SimpleNamespace
+
+    import torch
+    from vllm.v1.simple_kv_offload.worker import SimpleCPUOffloadWorker
+
+    blocks = 12
+    memory = torch.zeros(2, blocks, 128, 64, dtype=torch.bfloat16, device="npu")
+    config: Any = SimpleNamespace(num_blocks=blocks)
+    worker = SimpleCPUOffloadWorker(None, config, cpu_capacity_bytes=6 * memory[:, 0].nbytes)  # type: ignore[arg-type]
+    worker.register_kv_caches({"layer": memory.transpose(0, 1)})
+    assert worker.cpu_kv_caches is not None
+    written = torch.randn(2, 2, 128, 64).bfloat16()
+    memory[:, [7, 2]] = written.npu()
+    metadata: Any = SimpleNamespace(
+        load_event=-1, store_event=0, load_cpu_blocks=[], store_gpu_blocks=[7, 2], store_cpu_blocks=[4, 1]
+    )
+    worker.bind_connector_metadata(metadata)
+    deadline = time.monotonic() + 60
+    while worker.build_connector_worker_meta() is None:
+        assert time.monotonic() < deadline
+        worker.get_finished(set())
+        metadata.store_gpu_blocks = []
+    torch.npu.synchronize()
+    planes = torch.stack([plane.view(torch.bfloat16).view(-1, 128, 64) for plane in worker.cpu_kv_caches.values()])
+    assert torch.equal(planes[:, [4, 1]], written)
+    worker._backend.shutdown()
 
 
 def move_blocks(seed: int, rounds: int, staging_bytes: int) -> list[str]:

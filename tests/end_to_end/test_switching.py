@@ -118,7 +118,7 @@ def test_generation_without_optional_patches(
     process = Worker(tmp_path / "worker.log", VLLM_ASCEND_PATCH_DISABLE=",".join(off))
     try:
         process.call("load", name="tiny", model=tiny_llama, dtype="float32", skip_tokenizer_init=True)
-        states = {id: state for id, state, *_ in process.call("status")}
+        states = process.call("status")
         got = process.call("generate", name="tiny", prompts=prompts(), params=GREEDY)
     finally:
         code = process.close()

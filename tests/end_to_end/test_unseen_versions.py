@@ -9,7 +9,7 @@ from packaging.version import Version
 
 from ascend_patch.activation import contracts_folder
 from ascend_patch.engine.contracts import ContractStore
-from ascend_patch.engine.plan import Plan, Selection
+from ascend_patch.engine.plan import Plan, Selection, Standing
 from ascend_patch.engine.planning import make_plan, with_usage
 from ascend_patch.engine.sources import SourceTree
 from ascend_patch.engine.vocabulary import State
@@ -38,7 +38,7 @@ def accepted(found: Plan) -> set[str]:
 def test_what_follows_a_release_is_patched_like_it(version: str) -> None:
     found = plan(version)
     assert accepted(found) == needed()
-    assert found.standing == (version, "") and not found.problems() and not found.warnings()
+    assert found.standing == Standing(version) and not found.problems() and not found.warnings()
 
 
 @pytest.mark.parametrize("version", OUTSIDE)
