@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from importlib.metadata import version
 from typing import Any
 
@@ -157,8 +158,11 @@ def _last_logits(model: Any, inputs: dict[str, Any]) -> Any:
         inputs = {**inputs, "input_features": inputs["input_features"].to(model.dtype)}
     hook = None
     if "video_grid_thw" in inputs:
-        moved = functools.partial(_behind_videos, inputs["input_ids"][0] == model.config.video_token_id)
-        hook = model.model.language_model.register_forward_pre_hook(moved, with_kwargs=True)
+        if model.config.model_type == "qwen2_5_vl":
+            change = functools.partial(_placed, _published_positions(inputs, model.config))
+        else:
+            change = functools.partial(_behind_videos, inputs["input_ids"][0] == model.config.video_token_id)
+        hook = model.model.language_model.register_forward_pre_hook(change, with_kwargs=True)
     with torch.no_grad():
         logits = model(**inputs, use_cache=False).logits[0, -1].float()
     if hook is not None:
@@ -166,8 +170,42 @@ def _last_logits(model: Any, inputs: dict[str, Any]) -> Any:
     return logits
 
 
+def _placed(positions: Any, _: Any, arguments: Any, options: dict[str, Any]) -> Any:
+    """Put every token at `positions`, ``[3, tokens]``."""
+    found = options["position_ids"].clone()  # three rows, in some releases behind one for text
+    found[-3:, 0] = positions
+    return arguments, {**options, "position_ids": found}
+
+
+def _published_positions(inputs: dict[str, Any], config: Any) -> Any:
+    """Time, row and column of every token, as Qwen2.5-VL was published.
+
+    transformers 5.5 gives all frames of a video one time, and some releases after it forget the time behind the video.
+    """
+    import torch
+
+    merged, pace = config.vision_config.spatial_merge_size, config.vision_config.tokens_per_second
+    images = iter(inputs.get("image_grid_thw", torch.empty(0, 3)).tolist())
+    videos = iter(zip(inputs["video_grid_thw"].tolist(), inputs["second_per_grid_ts"], strict=True))
+    tokens = inputs["input_ids"][0].tolist()
+    placed: list[list[int]] = []
+    start = 0
+    while len(placed) < len(tokens):
+        token = tokens[len(placed)]
+        if token not in (config.image_token_id, config.video_token_id):
+            placed.append([start] * 3)
+            start += 1
+            continue
+        (frames, rows, columns), seconds = (next(images), 0.0) if token == config.image_token_id else next(videos)
+        cells = itertools.product(range(frames), range(rows // merged), range(columns // merged))
+        shown = [[start + int(time * seconds * pace), start + row, start + column] for time, row, column in cells]
+        placed += shown
+        start = max(map(max, shown)) + 1
+    return torch.tensor(placed).T
+
+
 def _behind_videos(of_video: Any, _: Any, arguments: Any, options: dict[str, Any]) -> Any:
-    """Let text go on behind a video's last position, in time as well, as Qwen2.5-VL was published.
+    """Let text go on behind a video's last position, in time as well.
 
     transformers 5 forgets the time there; what it generates goes on behind it. For other positions nothing changes.
 
