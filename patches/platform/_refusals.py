@@ -30,6 +30,7 @@ def refuse(vllm_config: VllmConfig) -> None:
         _experts(vllm_config),
         _adapters_of_experts(vllm_config),
         _drafting(vllm_config),
+        _offloading(vllm_config),
     ):
         if reason:
             raise ValueError(reason)
@@ -123,6 +124,14 @@ def _adapters_of_experts(vllm_config: VllmConfig) -> str:
         f"LoRA adapters on the experts of {', '.join(model.architectures)}: {reason}. Adapters of other layers alone"
         " are served with --lora-target-modules, which names those layers (vLLM 0.19 or newer)."
     )
+
+
+def _offloading(vllm_config: VllmConfig) -> str:
+    if vllm_config.kv_transfer_config is None and not getattr(vllm_config.cache_config, "kv_offloading_size", None):
+        return ""
+    from ascend_patch.patches.kv_offload._limits import why_not
+
+    return why_not(vllm_config)
 
 
 def _drafting(vllm_config: VllmConfig) -> str:

@@ -10,7 +10,7 @@ import pytest
 from packaging.version import Version
 
 from tests.end_to_end.conftest import installed_vllm, skip_without
-from tests.end_to_end.worker import Worker
+from tests.end_to_end.worker import Worker, WorkerError
 
 pytestmark = pytest.mark.shows("KV cache: zeroing and offloading")
 
@@ -157,3 +157,15 @@ def test_what_a_step_wrote_leaves_after_it(tmp_path: Path) -> None:
         pytest.skip("vLLM waits for the step itself")
     with Worker(tmp_path / "worker.log", HOSTCANN_STREAMS="check") as process:
         process.call("simply_offload_a_step")
+
+
+def test_what_cannot_offload_is_refused_with_a_remedy(tiny_llama: str, tmp_path: Path) -> None:
+    """The connector that vLLM makes of a size, the one that is named, and one without its patch."""
+    native = {"kv_transfer_config": {"kv_connector": "OffloadingConnector", "kv_role": "kv_both"}}
+    named = {"kv_transfer_config": {"kv_connector": CONNECTOR, "kv_role": "kv_both"}}
+    remedy = r"Set VLLM_USE_SIMPLE_KV_OFFLOAD=1 beside --kv-offloading-size, or name SimpleCPUOffloadConnector"
+    others = [({"kv_offloading_size": 1}, remedy), (native, remedy)] if Version("0.19") <= VLLM else []
+    with Worker(tmp_path / "worker.log", VLLM_ASCEND_PATCH_DISABLE=CONNECTOR_PATCH) as process:
+        for options, message in [*others, (named, f"{CONNECTOR} needs the patch {CONNECTOR_PATCH}, which is not in")]:
+            with pytest.raises(WorkerError, match=message):
+                process.call("load", name="refused", model=tiny_llama, **OPTIONS, **options)
