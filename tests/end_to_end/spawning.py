@@ -14,6 +14,7 @@ import os
 import re
 import socket
 import sys
+import threading
 from multiprocessing import spawn, util
 from typing import Any
 
@@ -42,6 +43,7 @@ def fork_what_is_spawned() -> None:
         fork_what_is_spawned()
         spawn.spawn_main(**given)  # ends this process
     theirs.close()
+    one_at_a_time = threading.Lock()
 
     def spawn_or_fork(path: str, arguments: list[Any], descriptors: list[int]) -> int:
         start = next(filter(None, map(START.search, map(os.fsdecode, arguments))), None)
@@ -54,10 +56,11 @@ def fork_what_is_spawned() -> None:
             "environment": dict(os.environ),
         }
         data = json.dumps(request).encode()
-        ours.sendall(as_bytes(len(data)))
-        socket.send_fds(ours, [data[:1]], descriptors)
-        ours.sendall(data[1:])
-        return receive_number(ours)
+        with one_at_a_time:  # vLLM 0.33 starts the ranks of an engine from several threads
+            ours.sendall(as_bytes(len(data)))
+            socket.send_fds(ours, [data[:1]], descriptors)
+            ours.sendall(data[1:])
+            return receive_number(ours)
 
     util.spawnv_passfds = spawn_or_fork
 

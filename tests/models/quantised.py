@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -112,9 +113,14 @@ def write(source: str, folder: str, scheme: str, prompts: list[list[int]]) -> No
 
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, attn_implementation="eager").eval()
     seen: dict[str, list[Any]] = {}
+
+    def look(_: Any, inputs: Any, name: str) -> None:
+        if inputs[0].numel():  # transformers 4 calls experts that got no token
+            seen[name].append(inputs[0].aminmax())
+
     for name, module in linears(model):
         seen[name] = []
-        module.register_forward_pre_hook(lambda _, inputs, name=name: seen[name].append(inputs[0].aminmax()))
+        module.register_forward_pre_hook(partial(look, name=name))
     with torch.no_grad():
         for prompt in prompts:
             model(torch.tensor([prompt]), use_cache=False)
