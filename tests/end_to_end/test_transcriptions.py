@@ -116,5 +116,5 @@ def test_a_language_that_has_to_be_found(server: Server, generated: Generated) -
 
 def test_what_is_no_recording_is_refused(server: Server) -> None:
     # Older ones (0.13 and 0.14 were seen) hand on what the reader says, as an error of the server.
-    with pytest.raises(AssertionError, match="Invalid or unsupported audio file|Format not recognised"):
+    with pytest.raises(AssertionError, match=r"Invalid or unsupported audio file|Format not recognised"):
         server.upload("/v1/audio/transcriptions", b"no sound", model=MODEL, language="en")
