@@ -35,14 +35,16 @@ class Value:
         cls._defaults = {**cls._defaults, **{name: vars(cls)[name] for name in own if name in vars(cls)}}
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
-        fields, given = self._fields, dict(zip(self._fields, arguments, strict=False))
-        if len(arguments) > len(fields) or not given.keys().isdisjoint(named):
+        given = self._fields[: len(arguments)]
+        if len(arguments) > len(given) or not named.keys().isdisjoint(given):
             raise TypeError(f"{type(self).__qualname__}: too many values: {arguments!r}, {named!r}")
-        values = {**self._defaults, **given, **named}
+        values = vars(self)
+        values.update(self._defaults)
+        values.update(zip(given, arguments, strict=True))
+        values.update(named)
         if values.keys() != self._names:
             wrong = sorted(self._names ^ values.keys())
             raise TypeError(f"{type(self).__qualname__}: missing or unknown: {', '.join(wrong)}")
-        vars(self).update(values)
         self.__post_init__()
 
     def __post_init__(self) -> None:

@@ -93,11 +93,11 @@ def restore(undone: Iterable[SlotChange], kept: Iterable[Change], modules: Itera
 
 def loaded(package: str = "") -> list[ModuleType]:
     """The modules in ``sys.modules``, of one package or all."""
+    prefix = package and package + "."
     modules = list(sys.modules.items())
-    if package:
-        prefix = package + "."
-        modules = [item for item in modules if item[0].startswith(prefix) or item[0] == package]
-    return [module for _, module in modules if isinstance(module, ModuleType)]
+    # One look at each of thousands of names.
+    mine = [module for name, module in modules if name.startswith(prefix) or name == package]
+    return [module for module in mine if isinstance(module, ModuleType)]
 
 
 def imported_since(module: ModuleType, package: str) -> list[ModuleType]:

@@ -25,16 +25,23 @@ class Journal:
         self._package = package
         self._entries: list[Entry] = []
         self._overwritten: list[Entry] = []
+        self._touched: set[str] = set()
 
     def add(self, patch: str, changes: Iterable[Change], modules: Callable[[], Iterable[ModuleType]]) -> list[str]:
         """Enter changes that were just made, and make aliases in these modules follow; returns the aliases' places."""
         changes = list(changes)
-        self._entries.extend(Entry(patch, change) for change in changes)
+        self._enter(patch, *changes)
         replaced = aliases.followed(changes)
         found = list(aliases.find(replaced, modules())) if replaced else []
         for alias in found:
-            self._entries.append(Entry(patch, aliases.rewrite(alias, patch)))
+            self._enter(patch, aliases.rewrite(alias, patch))
         return [str(alias) for alias in found]
+
+    def _enter(self, patch: str, *changes: Change) -> None:
+        for change in changes:
+            self._entries.append(Entry(patch, change))
+            if change.module is not None:
+                self._touched.add(change.module.__name__)
 
     def sweep(self) -> dict[str, list[str]]:
         """Look through the whole package for names that still hold an original; returns the places by patch."""
@@ -48,7 +55,7 @@ class Journal:
         places: dict[str, list[str]] = {}
         for patch, layer in layers.items():  # in journal order: an alias climbs layer by layer to the top
             for alias in list(aliases.find(layer, holding.values())):
-                self._entries.append(Entry(patch, aliases.rewrite(alias, patch)))
+                self._enter(patch, aliases.rewrite(alias, patch))
                 places.setdefault(patch, []).append(str(alias))
         return places
 
@@ -65,6 +72,8 @@ class Journal:
 
     def executed_again(self, module: ModuleType) -> None:
         """After a reload the module's own slots hold new objects; only importers can still hold what was there."""
+        if module.__name__ not in self._touched:  # nearly always: it has executed for the first time
+            return
         gone = [entry for entry in self._entries if entry.change.module is module and not entry.change.in_force]
         if gone:
             self._entries = [entry for entry in self._entries if entry not in gone]

@@ -126,7 +126,11 @@ class Recorder:
             self._remove_old_runs()
 
     def _write(self, complete: bool, ids: Sequence[str] = ()) -> None:
-        record = self._record(complete, () if complete or not self._written else ids)
+        if ids and self._written and not complete:
+            # One of dozens while the package is imported: what else there is has not changed.
+            record = {**self._written, "role": self._role(), "patches": self._patches(False, ids)}
+        else:
+            record = self._record(complete)
         if self._file < 0:
             path = base_folder() / self.run / f"{os.getpid()}{SUFFIX}"
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -135,13 +139,8 @@ class Recorder:
             os.write(self._file, json.dumps(news).encode() + b"\n")
             self._written = record
 
-    def _record(self, complete: bool = True, ids: Sequence[str] = ()) -> dict[str, Any]:
-        """The record; of its patches only `ids` are looked at anew, when there are any."""
+    def _record(self, complete: bool = True) -> dict[str, Any]:
         overlay = self._overlay
-        patches = dict(self._written["patches"]) if ids else {}
-        for status in overlay.status(*ids, aliases=complete):
-            entry = {key: value for key, value in status.as_dict().items() if value and key != "id"}
-            patches[status.id] = entry | {"state": status.state.value}
         return {
             **_process(os.getpid()),
             "role": self._role(),
@@ -151,16 +150,26 @@ class Recorder:
             "fingerprint": overlay.fingerprint,
             "strict": overlay.plan.strict,
             "gate_passed": overlay.gate_passed,
-            "patches": patches,
+            "patches": self._patches(complete),
             **self._facts(),
         }
+
+    def _patches(self, complete: bool, ids: Sequence[str] = ()) -> dict[str, Any]:
+        """The patches' entries; only `ids` are looked at anew, when there are any."""
+        patches = dict(self._written["patches"]) if ids else {}
+        for status in self._overlay.status(*ids, aliases=complete):
+            entry = {key: value for key, value in status.as_dict().items() if value and key != "id"}
+            patches[status.id] = entry | {"state": status.state.value}
+        return patches
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """The entries of a record that are new or different; of its patches likewise, each as a whole."""
     news = {key: value for key, value in new.items() if key != "patches" and old.get(key, ...) != value}
     known = old.get("patches", {})
-    patches = {id: entry for id, entry in new["patches"].items() if known.get(id) != entry}
+    # Most are the very same; only others have to be compared.
+    others = {id: entry for id, entry in new["patches"].items() if known.get(id) is not entry}
+    patches = {id: entry for id, entry in others.items() if known.get(id) != entry}
     return news | ({"patches": patches} if patches else {})
 
 
