@@ -117,7 +117,7 @@ def test_two_devices(
 ) -> None:
     """Columns of one layer and rows of the next are split."""
     folder = packed_folder(family, scheme)
-    process = Worker(tmp_path / "worker.log", HOSTCANN_DEVICES="2", XDG_RUNTIME_DIR=str(tmp_path))
+    process = Worker(tmp_path / "worker.log", XDG_RUNTIME_DIR=str(tmp_path))
     process.call("load", name="two", model=folder, skip_tokenizer_init=True, dtype="bfloat16", tensor_parallel_size=2,
                  distributed_executor_backend="mp")  # fmt: skip
     got = process.call("generate", name="two", prompts=prompts(), params=GREEDY)

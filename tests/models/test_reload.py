@@ -204,7 +204,7 @@ def test_two_devices(scheme: str, checkpoint: Callable[..., str], tmp_path: Path
     skip_before(SINCE, WHAT)
     options = {"dtype": "bfloat16", "tensor_parallel_size": 2, "distributed_executor_backend": "mp"}
     mine, other = (checkpoint("llama", scheme, other=changed) for changed in (False, True))
-    with Worker(tmp_path / "worker.log", HOSTCANN_DEVICES="2", XDG_RUNTIME_DIR=str(tmp_path)) as process:
+    with Worker(tmp_path / "worker.log", XDG_RUNTIME_DIR=str(tmp_path)) as process:
         process.call("load", name=NAME, model=other, skip_tokenizer_init=True, **options)
         expected = tokens(process)
         process.call("reload_weights", name=NAME, folder=mine)

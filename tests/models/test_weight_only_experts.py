@@ -97,7 +97,7 @@ def test_two_devices(
 ) -> None:
     """Columns of one matrix and rows of the next are split, or whole experts shared out."""
     folder = checkpoint("qwen3-moe", scheme)
-    process = Worker(tmp_path / "worker.log", HOSTCANN_DEVICES="2", XDG_RUNTIME_DIR=str(tmp_path))
+    process = Worker(tmp_path / "worker.log", XDG_RUNTIME_DIR=str(tmp_path))
     layout = {"tensor_parallel_size": 2, "distributed_executor_backend": "mp", "enable_expert_parallel": experts}
     try:
         process.call("load", name="two", model=folder, skip_tokenizer_init=True, dtype="bfloat16", **layout)
