@@ -61,6 +61,7 @@ def test_tokens_are_those_of_transformers(
         options = {**OPTIONS, **layout, "distributed_executor_backend": "ray"}
         process.call("load", name="ray", model=model, **options)
         found = process.call("generate", name="ray", prompts=prompts(), params=GREEDY)
+        cluster.remember_segments()  # unloading kills the workers, and with them what knows of their segments
         process.call("unload", name="ray")
     finally:
         cluster.remember_segments()
