@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ascend_patch.patches.kv_offload._transfers import runs
+from ascend_patch.patches.kv_offload._transfers import copy_runs
 
 
 class PlanesFirst:
@@ -63,8 +63,7 @@ def swap_rows(src: torch.Tensor, dst: torch.Tensor, block_mapping: torch.Tensor)
         dst: likewise, on the other side.
         block_mapping: ``[copies, 2]`` int64 on the host, pairs of a block of `src` and one of `dst`.
     """
-    for first, target, count in runs(block_mapping[:, 0].tolist(), block_mapping[:, 1].tolist()):
-        dst[target : target + count].copy_(src[first : first + count], non_blocking=True)
+    copy_runs([src], [dst], block_mapping[:, 0].tolist(), block_mapping[:, 1].tolist())
 
 
 def swap_blocks(src: torch.Tensor, dst: torch.Tensor, block_size_in_bytes: int, block_mapping: torch.Tensor) -> None:

@@ -69,6 +69,18 @@ def runs(sources: Sequence[int], destinations: Sequence[int]) -> Iterator[tuple[
             start = place
 
 
+def copy_runs(
+    sources: Sequence[torch.Tensor],
+    destinations: Sequence[torch.Tensor],
+    source_ids: Sequence[int],
+    destination_ids: Sequence[int],
+) -> None:
+    """Enqueue the copies of these pairs of rows in every region, on the current stream."""
+    for first, target, count in runs(source_ids, destination_ids):
+        for source, destination in zip(sources, destinations, strict=True):
+            destination[target : target + count].copy_(source[first : first + count], non_blocking=True)
+
+
 class Transfer:
     """Copies blocks of every region of a cache in one direction, in the order of a stream.
 
@@ -88,9 +100,7 @@ class Transfer:
             self._copy(source_ids, destination_ids)
 
     def _copy(self, source_ids: Sequence[int], destination_ids: Sequence[int]) -> None:
-        for first, target, count in runs(source_ids, destination_ids):
-            for source, destination in zip(self.sources, self.destinations, strict=True):
-                destination[target : target + count].copy_(source[first : first + count], non_blocking=True)
+        copy_runs(self.sources, self.destinations, source_ids, destination_ids)
 
 
 def build_params(

@@ -76,7 +76,7 @@ def _differences(
             for kind, seed in (("float32", None), (dtype, None), *((dtype, seed) for seed in range(jitters)))
         )
         margin = rounded[0][their_token] - rounded[0][our_token]
-        rounding = max(abs(low - high) for row in rounded for low, high in zip(row, exact, strict=True))
+        rounding = _furthest(rounded, [exact] * len(rounded))
         by_routers = routers is not None and margin > 2 * rounding
         if routers is not None and by_routers:
             margin, rounding = _with_our_choices(reference, folder, context, dtype, routers, our_token, their_token)
